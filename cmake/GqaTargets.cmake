@@ -1,0 +1,39 @@
+# gqa_test, gqa_example and gqa_benchmark: one line a program.
+
+# The flags our own programs are held to; users of gqa::gqa never see them.
+add_library(gqa_warnings INTERFACE)
+target_compile_options(gqa_warnings INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
+
+# gqa_test(kv/cache_test.cpp [NAME name] [SOURCES file...] [LIBS library...] [NO_PCH])
+# Builds kv_cache_test from the file (and SOURCES) and registers its cases with ctest.
+# NO_PCH is for a test that must see only what it includes, or whose LIBS bring compiler flags.
+function(gqa_test file)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "NO_PCH" "NAME" "SOURCES;LIBS")
+  set(name "${arg_NAME}")
+  if(NOT name)
+    string(REGEX REPLACE "\\.cpp$" "" name "${file}")
+    string(REPLACE "/" "_" name "${name}")
+  endif()
+  add_executable(${name} ${file} ${arg_SOURCES})
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings GTest::gtest_main ${arg_LIBS})
+  if(NOT arg_NO_PCH)
+    target_precompile_headers(${name} REUSE_FROM gqa_test_pch)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}/" PROPERTIES TIMEOUT 300)
+endfunction()
+
+# gqa_example(name source... [LIBS library...])
+function(gqa_example name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
+  add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings ${arg_LIBS})
+  set_property(GLOBAL APPEND PROPERTY GQA_EXAMPLES ${name})
+endfunction()
+
+# gqa_benchmark(name source... [LIBS library...]): a Google Benchmark program with its own main or BENCHMARK_MAIN.
+function(gqa_benchmark name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
+  add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
+  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings benchmark::benchmark ${arg_LIBS})
+endfunction()
