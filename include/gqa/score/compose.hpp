@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "gqa/score/mask_concept.hpp"
+#include "gqa/score/mask_fn.hpp"
+
+namespace gqa {
+
+namespace detail {
+
+template <class A, class B>
+concept BothPositionMasks = PositionMask<A> && PositionMask<B>;
+
+/// What & and | have in common: two masks, and what they ask of a call.
+template <Mask A, Mask B>
+class MaskPair {
+ public:
+  constexpr MaskPair(A a, B b) : a_(std::move(a)), b_(std::move(b)) {}
+
+  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_) || gqa::varies_by_head(b_); }
+  constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_) || gqa::varies_by_seq(b_); }
+  void check(const MaskExtent& extent) const {
+    check_mask(a_, extent);
+    check_mask(b_, extent);
+  }
+
+ protected:
+  A a_;
+  B b_;
+};
+
+}  // namespace detail
+
+/// Attends where both masks do. `none` where either is, `full` where both are, exact where one is `full`.
+template <Mask A, Mask B>
+class AndMask : public detail::MaskPair<A, B> {
+ public:
+  using detail::MaskPair<A, B>::MaskPair;
+
+  constexpr bool operator()(Index q_pos, Index kv_pos) const requires detail::BothPositionMasks<A, B> {
+    return this->a_(q_pos, kv_pos) && this->b_(q_pos, kv_pos);
+  }
+
+  constexpr Coverage coverage(Range q, Range kv) const requires detail::BothPositionMasks<A, B> {
+    const Coverage a = this->a_.coverage(q, kv);
+    if (a == Coverage::none) return a;
+    const Coverage b = this->b_.coverage(q, kv);
+    return b == Coverage::none || a == Coverage::full ? b : Coverage::partial;
+  }
+
+  constexpr Range bounds(Range q) const requires detail::BothPositionMasks<A, B> {
+    return intersect(kv_bounds(this->a_, q), kv_bounds(this->b_, q));
+  }
+
+  constexpr std::uint64_t bits(Index q_pos, Index kv_begin,
+                               Index count) const requires detail::BothPositionMasks<A, B> {
+    return row_bits(this->a_, q_pos, kv_begin, count) & row_bits(this->b_, q_pos, kv_begin, count);
+  }
+
+  constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
+    using BoundA = std::remove_cvref_t<decltype(mask_for(this->a_, seq, q_head))>;
+    using BoundB = std::remove_cvref_t<decltype(mask_for(this->b_, seq, q_head))>;
+    return AndMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
+  }
+};
+
+/// Attends where either mask does. `full` where either is, `none` where both are, exact where one is `none`.
+template <Mask A, Mask B>
+class OrMask : public detail::MaskPair<A, B> {
+ public:
+  using detail::MaskPair<A, B>::MaskPair;
+
+  constexpr bool operator()(Index q_pos, Index kv_pos) const requires detail::BothPositionMasks<A, B> {
+    return this->a_(q_pos, kv_pos) || this->b_(q_pos, kv_pos);
+  }
+
+  constexpr Coverage coverage(Range q, Range kv) const requires detail::BothPositionMasks<A, B> {
+    const Coverage a = this->a_.coverage(q, kv);
+    if (a == Coverage::full) return a;
+    const Coverage b = this->b_.coverage(q, kv);
+    return b == Coverage::full || a == Coverage::none ? b : Coverage::partial;
+  }
+
+  /// The hull of both: an empty one adds nothing to it.
+  constexpr Range bounds(Range q) const requires detail::BothPositionMasks<A, B> {
+    const Range a = kv_bounds(this->a_, q), b = kv_bounds(this->b_, q);
+    if (a.empty()) return b;
+    if (b.empty()) return a;
+    return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+  }
+
+  constexpr std::uint64_t bits(Index q_pos, Index kv_begin,
+                               Index count) const requires detail::BothPositionMasks<A, B> {
+    return row_bits(this->a_, q_pos, kv_begin, count) | row_bits(this->b_, q_pos, kv_begin, count);
+  }
+
+  constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
+    using BoundA = std::remove_cvref_t<decltype(mask_for(this->a_, seq, q_head))>;
+    using BoundB = std::remove_cvref_t<decltype(mask_for(this->b_, seq, q_head))>;
+    return OrMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
+  }
+};
+
+/// Attends where the mask does not: its complement, with coverage as exact as the mask's own.
+template <Mask A>
+class NotMask {
+ public:
+  constexpr explicit NotMask(A a) : a_(std::move(a)) {}
+
+  constexpr bool operator()(Index q_pos, Index kv_pos) const requires PositionMask<A> {
+    return !a_(q_pos, kv_pos);
+  }
+
+  constexpr Coverage coverage(Range q, Range kv) const requires PositionMask<A> {
+    if (q.empty() || kv.empty()) return Coverage::none;
+    switch (a_.coverage(q, kv)) {
+      case Coverage::none:
+        return Coverage::full;
+      case Coverage::full:
+        return Coverage::none;
+      default:
+        return Coverage::partial;
+    }
+  }
+
+  constexpr std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const requires PositionMask<A> {
+    return ~row_bits(a_, q_pos, kv_begin, count) & low_bits(count);
+  }
+
+  constexpr auto at(Index seq, Index q_head) const requires BoundMask<A> {
+    return NotMask<std::remove_cvref_t<decltype(a_.at(seq, q_head))>>(a_.at(seq, q_head));
+  }
+
+  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
+  constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_); }
+  void check(const MaskExtent& extent) const { check_mask(a_, extent); }
+
+ private:
+  A a_;
+};
+
+/// Where both attend. Either side may be a lambda `(q_pos, kv_pos) -> bool`.
+template <class A, class B>
+requires(Mask<A> || Mask<B>) && MaskLike<A>&& MaskLike<B> constexpr auto operator&(A a, B b) {
+  return AndMask<MaskOf<A>, MaskOf<B>>(as_mask(std::move(a)), as_mask(std::move(b)));
+}
+
+/// Where either attends. Either side may be a lambda `(q_pos, kv_pos) -> bool`.
+template <class A, class B>
+requires(Mask<A> || Mask<B>) && MaskLike<A>&& MaskLike<B> constexpr auto operator|(A a, B b) {
+  return OrMask<MaskOf<A>, MaskOf<B>>(as_mask(std::move(a)), as_mask(std::move(b)));
+}
+
+/// Where the mask does not attend.
+template <Mask A>
+constexpr auto operator!(A a) {
+  return NotMask<A>(std::move(a));
+}
+
+}  // namespace gqa

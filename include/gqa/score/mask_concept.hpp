@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+
+#include "gqa/core/shape.hpp"
+
+namespace gqa {
+
+/// What a mask says of a block of queries by keys: no pair, some pairs or every pair may attend.
+enum class Coverage { none, partial, full };
+
+/// A mask whose answer depends on the two absolute positions alone.
+///
+/// `m(q_pos, kv_pos)` is whether the query at q_pos attends to the key at kv_pos. `m.coverage(q, kv)` speaks
+/// for a whole block: `none` blocks are never read and `full` ones never tested, so it may answer `partial`
+/// when it does not know, but must never claim `none` or `full` wrongly. A block without pairs is `none`.
+///
+/// Key positions are >= 0; query positions may be negative (more queries than keys, last on last). Two
+/// members are optional, and make a mask cheap:
+/// - `Range m.bounds(Range q)`: a superset of the keys that queries in q see, so that far keys are not
+/// visited;
+/// - `uint64_t m.bits(Index q_pos, Index kv_begin, Index count)`: bit j is `m(q_pos, kv_begin + j)`, bits
+/// from
+///   count (at most 64) on are 0.
+/// A third, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
+/// or sequences of a MaskExtent (a mask tensor of the wrong shape).
+template <class M>
+concept PositionMask = std::copy_constructible<M> && requires(const M& m, Index position, Range range) {
+  { m(position, position) } -> std::convertible_to<bool>;
+  { m.coverage(range, range) } -> std::same_as<Coverage>;
+};
+
+/// A mask that also depends on the sequence or the query head: `m.at(seq, q_head)` is the PositionMask of
+/// one. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where they are missing.
+template <class M>
+concept BoundMask = std::copy_constructible<M> && !PositionMask<M> && requires(const M& m, Index index) {
+  { m.at(index, index) } -> PositionMask;
+};
+
+/// What attention takes as a mask.
+template <class M>
+concept Mask = PositionMask<M> || BoundMask<M>;
+
+/// The largest position a mask may meet. Far from the limits of Index, so that sums of two do not overflow.
+inline constexpr Index max_position = std::numeric_limits<Index>::max() / 4;
+
+/// Every key position.
+inline constexpr Range all_positions = {0, max_position};
+
+/// The positions, heads and sequences of one call of attention.
+struct MaskExtent {
+  Index num_seqs = 1;
+  Index num_q_heads = 1;
+  Range q, kv;
+};
+
+/// The lowest `count` bits set; count in [0, 64].
+constexpr std::uint64_t low_bits(Index count) {
+  return count >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+}
+
+/// The bits of the keys `[kv_begin, kv_begin + count)` that lie in `keys`.
+constexpr std::uint64_t range_bits(Range keys, Index kv_begin, Index count) {
+  const Index first = std::clamp<Index>(keys.begin - kv_begin, 0, count);
+  const Index last = std::clamp<Index>(keys.end - kv_begin, 0, count);
+  return low_bits(last) & ~low_bits(first);
+}
+
+/// Bit j is `mask(q_pos, kv_begin + j)` for j < count <= 64; the mask's own `bits` where it has one.
+template <PositionMask M>
+constexpr std::uint64_t row_bits(const M& mask, Index q_pos, Index kv_begin, Index count) {
+  if constexpr (requires { mask.bits(q_pos, kv_begin, count); }) {
+    return mask.bits(q_pos, kv_begin, count);
+  } else {
+    std::uint64_t bits = 0;
+    for (Index j = 0; j < count; ++j) bits |= std::uint64_t{mask(q_pos, kv_begin + j)} << j;
+    return bits;
+  }
+}
+
+/// A superset of the key positions that queries in q see; all positions where the mask has no `bounds`.
+template <PositionMask M>
+constexpr Range kv_bounds(const M& mask, Range q) {
+  if (q.empty()) return {};
+  if constexpr (requires { mask.bounds(q); }) {
+    return intersect(mask.bounds(q), all_positions);
+  } else {
+    return all_positions;
+  }
+}
+
+/// The mask of one sequence and one query head: the mask itself (by reference) when it depends on neither.
+template <Mask M>
+constexpr decltype(auto) mask_for(const M& mask, Index seq, Index q_head) {
+  if constexpr (PositionMask<M>) {
+    return static_cast<const M&>(mask);
+  } else {
+    return mask.at(seq, q_head);
+  }
+}
+
+/// Whether heads may see different keys. Known at compile time for a PositionMask, which never does.
+template <Mask M>
+constexpr bool varies_by_head(const M& mask) {
+  if constexpr (PositionMask<M>) {
+    return false;
+  } else if constexpr (requires { mask.varies_by_head(); }) {
+    return mask.varies_by_head();
+  } else {
+    return true;
+  }
+}
+
+/// Whether sequences of a batch may see different keys.
+template <Mask M>
+constexpr bool varies_by_seq(const M& mask) {
+  if constexpr (PositionMask<M>) {
+    return false;
+  } else if constexpr (requires { mask.varies_by_seq(); }) {
+    return mask.varies_by_seq();
+  } else {
+    return true;
+  }
+}
+
+/// Throws std::invalid_argument when the mask has no answer for some of the extent.
+template <Mask M>
+void check_mask(const M& mask, const MaskExtent& extent) {
+  if constexpr (requires { mask.check(extent); }) mask.check(extent);
+}
+
+}  // namespace gqa
