@@ -1,0 +1,45 @@
+# Tests of what users see of the tree: every header alone, the layers, what must not compile, strangers' projects and
+# the README's program. They look at the toolchain, not at results, so the sanitizer presets leave them out.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(python "${Python3_EXECUTABLE}" -B)
+set(compile_flags -std=c++20 "-I${PROJECT_SOURCE_DIR}/include"
+    "-isystem$<JOIN:$<TARGET_PROPERTY:Eigen3::Eigen,INTERFACE_INCLUDE_DIRECTORIES>, -isystem>")
+
+# Each header compiles on its own, twice over. Building is the test.
+set(header_sources "")
+foreach(header IN LISTS gqa_headers)
+  if(header MATCHES "\\.hpp$")
+    cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${PROJECT_SOURCE_DIR}/include")
+    string(REGEX REPLACE "[/.]" "_" source "${header}")
+    file(CONFIGURE OUTPUT "header_alone/${source}.cpp" CONTENT "#include <${header}>\n#include <${header}>\n")
+    list(APPEND header_sources "${CMAKE_CURRENT_BINARY_DIR}/header_alone/${source}.cpp")
+  endif()
+endforeach()
+add_library(gqa_headers_alone OBJECT ${header_sources})
+target_link_libraries(gqa_headers_alone PRIVATE gqa::gqa gqa_warnings)
+target_compile_options(gqa_headers_alone PRIVATE -O0)
+
+add_test(NAME layers/include_gqa COMMAND ${python} layers/check_layers.py "${PROJECT_SOURCE_DIR}/include"
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+add_test(NAME layers/planted_violations COMMAND ${python} layers/check_layers_test.py
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+
+file(GLOB compile_cases CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/compile" "compile/*.cpp")
+foreach(case IN LISTS compile_cases)
+  cmake_path(GET case STEM name)
+  add_test(NAME compile/${name} COMMAND ${python} compile/check_case.py compile/${case} "${CMAKE_CXX_COMPILER}"
+           ${compile_flags} WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+endforeach()
+
+foreach(consumer find_package add_subdirectory fetch_content)
+  add_test(NAME consumer/${consumer}
+           COMMAND "${CMAKE_COMMAND}" -D "SOURCE_DIR=${PROJECT_SOURCE_DIR}" -D "BUILD_DIR=${PROJECT_BINARY_DIR}"
+                   -D "WORK_DIR=${CMAKE_CURRENT_BINARY_DIR}/consumer/${consumer}" -D "CONSUMER=${consumer}"
+                   -D "GENERATOR=${CMAKE_GENERATOR}" -D "COMPILER=${CMAKE_CXX_COMPILER}" -P consumer/run.cmake
+           WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+endforeach()
+
+if(EXISTS "${PROJECT_SOURCE_DIR}/include/gqa/gqa.hpp")
+  add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
+           WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+endif()
