@@ -19,7 +19,7 @@ namespace gqa::reference {
 /// position `q_offset + i`, where an offset left out puts the last query on the last key.
 struct Problem {
   Index num_q_tokens = 0, num_kv_tokens = 0, num_q_heads = 1, num_kv_heads = 1, head_dim = 1, value_dim = 1;
-  std::span<const double> q, k, v;
+  std::span<const double> q = {}, k = {}, v = {};
   double scale = 1 / std::sqrt(static_cast<double>(head_dim));
   Index q_offset = num_kv_tokens - num_q_tokens;
   /// Which keys a query sees; empty: all of them.
