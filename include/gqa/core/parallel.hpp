@@ -29,39 +29,34 @@ namespace gqa {
 /// A callable `void(Index)` that is referred to, not owned: it must outlive the
 /// call it is passed to.
 class TaskRef {
-public:
+ public:
   template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, TaskRef> &&
-           std::invocable<F &, Index>)
-      TaskRef(F &&f) // NOLINT: converts from any callable on purpose
-      : object_(
-            const_cast<void *>(static_cast<const void *>(std::addressof(f)))),
-        call_([](void *object, Index i) {
-          (*static_cast<std::remove_reference_t<F> *>(object))(i);
-        }) {}
+  requires(!std::same_as<std::remove_cvref_t<F>, TaskRef> && std::invocable<F&, Index>)
+      TaskRef(F&& f)  // NOLINT: converts from any callable on purpose
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* object, Index i) { (*static_cast<std::remove_reference_t<F>*>(object))(i); }) {}
   void operator()(Index i) const { call_(object_, i); }
 
-private:
-  void *object_;
-  void (*call_)(void *, Index);
+ private:
+  void* object_;
+  void (*call_)(void*, Index);
 };
 
 /// Runs `task(i)` once for each i in [0, n), in any order and on any threads,
 /// and returns when all are done. `num_threads()` is how many may run at once;
 /// it decides how work is cut, never what is computed.
 template <class E>
-concept Executor = requires(E &e, Index n, TaskRef task) {
+concept Executor = requires(E& e, Index n, TaskRef task) {
   { e.num_threads() } -> std::convertible_to<Index>;
   e.parallel_for(n, task);
 };
 
 /// Runs everything on the calling thread; the default.
 class Serial {
-public:
+ public:
   static Index num_threads() { return 1; }
   static void parallel_for(Index n, TaskRef task) {
-    for (Index i = 0; i < n; ++i)
-      task(i);
+    for (Index i = 0; i < n; ++i) task(i);
   }
 };
 
@@ -70,9 +65,8 @@ namespace detail {
 /// Counts tasks out to whoever asks and keeps the first exception; after one,
 /// the rest are skipped.
 class TaskQueue {
-public:
-  TaskQueue(Index n, TaskRef task, Index workers)
-      : n_(n), task_(task), working_(workers) {}
+ public:
+  TaskQueue(Index n, TaskRef task, Index workers) : n_(n), task_(task), working_(workers) {}
 
   void work() noexcept {
     for (Index i = next_.fetch_add(1, std::memory_order_relaxed); i < n_;
@@ -80,8 +74,7 @@ public:
       try {
         task_(i);
       } catch (...) {
-        if (!failed_.exchange(true))
-          error_ = std::current_exception();
+        if (!failed_.exchange(true)) error_ = std::current_exception();
         next_.store(n_, std::memory_order_relaxed);
       }
     }
@@ -91,18 +84,16 @@ public:
   /// may be gone.
   void leave() noexcept {
     std::lock_guard lock(mutex_);
-    if (--working_ == 0)
-      all_left_.notify_one();
+    if (--working_ == 0) all_left_.notify_one();
   }
 
   void wait() {
     std::unique_lock lock(mutex_);
     all_left_.wait(lock, [this] { return working_ == 0; });
-    if (error_)
-      std::rethrow_exception(error_);
+    if (error_) std::rethrow_exception(error_);
   }
 
-private:
+ private:
   const Index n_;
   const TaskRef task_;
   std::atomic<Index> next_{0};
@@ -113,15 +104,15 @@ private:
   Index working_;
 };
 
-} // namespace detail
+}  // namespace detail
 
 /// An Eigen thread pool as an Executor. The calling thread works too, so a pool
 /// of N threads runs at most N tasks at once: N - 1 on the pool. Called from
 /// one of the pool's own threads, it runs serially, as waiting there could
 /// deadlock.
 class PoolExecutor {
-public:
-  explicit PoolExecutor(Eigen::ThreadPoolInterface &pool) : pool_(&pool) {}
+ public:
+  explicit PoolExecutor(Eigen::ThreadPoolInterface& pool) : pool_(&pool) {}
 
   Index num_threads() const { return pool_->NumThreads(); }
 
@@ -144,28 +135,26 @@ public:
     queue.wait();
   }
 
-private:
-  Eigen::ThreadPoolInterface *pool_;
+ private:
+  Eigen::ThreadPoolInterface* pool_;
 };
 
 namespace detail {
 
 template <class E>
-concept EigenPool =
-    std::derived_from<std::remove_cvref_t<E>, Eigen::ThreadPoolInterface>;
+concept EigenPool = std::derived_from<std::remove_cvref_t<E>, Eigen::ThreadPoolInterface>;
 template <class E>
-concept EigenDevice =
-    std::same_as<std::remove_cvref_t<E>, Eigen::ThreadPoolDevice>;
+concept EigenDevice = std::same_as<std::remove_cvref_t<E>, Eigen::ThreadPoolDevice>;
 
-} // namespace detail
+}  // namespace detail
 
 /// Whatever attention() takes to run on: an Executor, an Eigen::ThreadPool or
 /// an Eigen::ThreadPoolDevice.
 template <class E>
-concept ExecutorLike = Executor<std::remove_cvref_t<E>> ||
-    detail::EigenPool<E> || detail::EigenDevice<E>;
+concept ExecutorLike = Executor<std::remove_cvref_t<E>> || detail::EigenPool<E> || detail::EigenDevice<E>;
 
-template <ExecutorLike E> decltype(auto) as_executor(E &e) {
+template <ExecutorLike E>
+decltype(auto) as_executor(E& e) {
   if constexpr (detail::EigenPool<E>)
     return PoolExecutor(e);
   else if constexpr (detail::EigenDevice<E>)
@@ -174,4 +163,4 @@ template <ExecutorLike E> decltype(auto) as_executor(E &e) {
     return (e);
 }
 
-} // namespace gqa
+}  // namespace gqa

@@ -22,10 +22,8 @@ struct Range {
 
   constexpr Index size() const { return end > begin ? end - begin : 0; }
   constexpr bool empty() const { return end <= begin; }
-  constexpr bool contains(Index position) const {
-    return begin <= position && position < end;
-  }
-  friend constexpr bool operator==(const Range &, const Range &) = default;
+  constexpr bool contains(Index position) const { return begin <= position && position < end; }
+  friend constexpr bool operator==(const Range&, const Range&) = default;
 };
 
 /// The positions in both ranges; empty, at the later beginning, when they do
@@ -36,16 +34,12 @@ constexpr Range intersect(Range a, Range b) {
 }
 
 constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-constexpr Index round_up(Index a, Index multiple) {
-  return ceil_div(a, multiple) * multiple;
-}
-constexpr Index round_down(Index a, Index multiple) {
-  return a / multiple * multiple;
-}
+constexpr Index round_up(Index a, Index multiple) { return ceil_div(a, multiple) * multiple; }
+constexpr Index round_down(Index a, Index multiple) { return a / multiple * multiple; }
 
 /// `a * b` for sizes; throws std::length_error naming `what` when the product
 /// does not fit an Index.
-inline Index checked_mul(Index a, Index b, const char *what) {
+inline Index checked_mul(Index a, Index b, const char* what) {
   Index product = 0;
   GQA_CHECK(!__builtin_mul_overflow(a, b, &product), std::length_error,
             what << ": the size " << a << " * " << b << " overflows");
@@ -54,7 +48,7 @@ inline Index checked_mul(Index a, Index b, const char *what) {
 
 /// `a + b` for sizes; throws std::length_error naming `what` when the sum does
 /// not fit an Index.
-inline Index checked_add(Index a, Index b, const char *what) {
+inline Index checked_add(Index a, Index b, const char* what) {
   Index sum = 0;
   GQA_CHECK(!__builtin_add_overflow(a, b, &sum), std::length_error,
             what << ": the size " << a << " + " << b << " overflows");
@@ -65,47 +59,42 @@ namespace detail {
 
 // The compiler prints the template arguments with a failing assertion; that is
 // how both numbers get into the message.
-template <Index NumQHeads, Index NumKVHeads> constexpr bool check_heads() {
-  static_assert(NumQHeads == Dynamic || NumQHeads > 0,
-                "gqa: num_q_heads must be positive");
-  static_assert(NumKVHeads == Dynamic || NumKVHeads > 0,
-                "gqa: num_kv_heads must be positive");
-  static_assert(NumQHeads <= 0 || NumKVHeads <= 0 ||
-                    NumQHeads % (NumKVHeads > 0 ? NumKVHeads : 1) == 0,
+template <Index NumQHeads, Index NumKVHeads>
+constexpr bool check_heads() {
+  static_assert(NumQHeads == Dynamic || NumQHeads > 0, "gqa: num_q_heads must be positive");
+  static_assert(NumKVHeads == Dynamic || NumKVHeads > 0, "gqa: num_kv_heads must be positive");
+  static_assert(NumQHeads <= 0 || NumKVHeads <= 0 || NumQHeads % (NumKVHeads > 0 ? NumKVHeads : 1) == 0,
                 "gqa: num_q_heads must be a multiple of num_kv_heads (see "
                 "NumQHeads and NumKVHeads above)");
   return true;
 }
 
-} // namespace detail
+}  // namespace detail
 
 /// `H` query heads that share `G` key/value heads: MHA is G = H, MQA is G = 1
 /// (Ainslie et al. 2023). Query head h reads KV head h / group_size. Dynamic
 /// sizes are given at run time and checked there; wrong static sizes do not
 /// compile. Throws std::invalid_argument.
-template <Index H = Dynamic, Index G = Dynamic> struct Heads {
+template <Index H = Dynamic, Index G = Dynamic>
+struct Heads {
   static_assert(detail::check_heads<H, G>());
 
   Index num_q_heads;
   Index num_kv_heads;
 
-  constexpr Heads(Index q_heads, Index kv_heads)
-      : num_q_heads(q_heads), num_kv_heads(kv_heads) {
+  constexpr Heads(Index q_heads, Index kv_heads) : num_q_heads(q_heads), num_kv_heads(kv_heads) {
     GQA_CHECK(H == Dynamic || q_heads == H, std::invalid_argument,
               "q: heads is " << q_heads << ", expected " << H);
     GQA_CHECK(G == Dynamic || kv_heads == G, std::invalid_argument,
               "k: heads is " << kv_heads << ", expected " << G);
-    GQA_CHECK(q_heads > 0, std::invalid_argument,
-              "q: heads is " << q_heads << ", expected at least 1");
-    GQA_CHECK(kv_heads > 0, std::invalid_argument,
-              "k: heads is " << kv_heads << ", expected at least 1");
+    GQA_CHECK(q_heads > 0, std::invalid_argument, "q: heads is " << q_heads << ", expected at least 1");
+    GQA_CHECK(kv_heads > 0, std::invalid_argument, "k: heads is " << kv_heads << ", expected at least 1");
     GQA_CHECK(q_heads % kv_heads == 0, std::invalid_argument,
-              "q: heads is " << q_heads << ", expected a multiple of the "
-                             << kv_heads << " heads of k");
+              "q: heads is " << q_heads << ", expected a multiple of the " << kv_heads << " heads of k");
   }
   constexpr Heads() requires(H != Dynamic && G != Dynamic) : Heads(H, G) {}
 
   constexpr Index group_size() const { return num_q_heads / num_kv_heads; }
 };
 
-} // namespace gqa
+}  // namespace gqa

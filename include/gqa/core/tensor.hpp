@@ -16,10 +16,11 @@ namespace gqa {
 /// Memory read as batch x tokens x heads x dim. Strides count elements; dim is
 /// contiguous. Element (b, t, h, d) is `data[b * batch_stride + t *
 /// token_stride + h * head_stride + d]`.
-template <class T> struct TensorView {
+template <class T>
+struct TensorView {
   using value_type = T;
 
-  T *data = nullptr;
+  T* data = nullptr;
   Index batch = 1;
   Index tokens = 0;
   Index heads = 0;
@@ -31,18 +32,15 @@ template <class T> struct TensorView {
   TensorView() = default;
 
   /// Packed tokens x heads x dim.
-  TensorView(T *memory, Index num_tokens, Index num_heads, Index head_dim)
+  TensorView(T* memory, Index num_tokens, Index num_heads, Index head_dim)
       : TensorView(memory, 1, num_tokens, num_heads, head_dim) {}
 
   /// Packed batch x tokens x heads x dim. Throws std::invalid_argument for a
   /// negative size, std::length_error on overflow.
-  TensorView(T *memory, Index num_batch, Index num_tokens, Index num_heads,
-             Index head_dim)
-      : TensorView(
-            memory, {num_batch, num_tokens, num_heads, head_dim},
-            {checked_mul(num_tokens, checked_mul(num_heads, head_dim, "tensor"),
-                         "tensor"),
-             checked_mul(num_heads, head_dim, "tensor"), head_dim}) {}
+  TensorView(T* memory, Index num_batch, Index num_tokens, Index num_heads, Index head_dim)
+      : TensorView(memory, {num_batch, num_tokens, num_heads, head_dim},
+                   {checked_mul(num_tokens, checked_mul(num_heads, head_dim, "tensor"), "tensor"),
+                    checked_mul(num_heads, head_dim, "tensor"), head_dim}) {}
 
   struct Sizes {
     Index batch, tokens, heads, dim;
@@ -52,33 +50,35 @@ template <class T> struct TensorView {
   };
 
   /// Any strides (also negative or zero ones) with a contiguous dim.
-  TensorView(T *memory, Sizes sizes, Strides strides)
-      : data(memory), batch(sizes.batch), tokens(sizes.tokens),
-        heads(sizes.heads), dim(sizes.dim), batch_stride(strides.batch),
-        token_stride(strides.token), head_stride(strides.head) {
-    GQA_CHECK(batch >= 0 && tokens >= 0 && heads >= 0 && dim >= 0,
-              std::invalid_argument,
-              "tensor: sizes are " << batch << " x " << tokens << " x " << heads
-                                   << " x " << dim
+  TensorView(T* memory, Sizes sizes, Strides strides)
+      : data(memory),
+        batch(sizes.batch),
+        tokens(sizes.tokens),
+        heads(sizes.heads),
+        dim(sizes.dim),
+        batch_stride(strides.batch),
+        token_stride(strides.token),
+        head_stride(strides.head) {
+    GQA_CHECK(batch >= 0 && tokens >= 0 && heads >= 0 && dim >= 0, std::invalid_argument,
+              "tensor: sizes are " << batch << " x " << tokens << " x " << heads << " x " << dim
                                    << ", expected none to be negative");
-    checked_mul(checked_mul(batch, tokens, "tensor"),
-                checked_mul(heads, dim, "tensor"), "tensor");
+    checked_mul(checked_mul(batch, tokens, "tensor"), checked_mul(heads, dim, "tensor"), "tensor");
   }
 
-  T *at(Index b, Index token, Index head) const {
+  T* at(Index b, Index token, Index head) const {
     return data + b * batch_stride + token * token_stride + head * head_stride;
   }
 
   /// The same memory, read-only.
   operator TensorView<const T>() const requires(!std::is_const_v<T>) {
-    return TensorView<const T>(data, {batch, tokens, heads, dim},
-                               {batch_stride, token_stride, head_stride});
+    return TensorView<const T>(data, {batch, tokens, heads, dim}, {batch_stride, token_stride, head_stride});
   }
 };
 
 namespace detail {
 
-template <class X> struct eigen_tensor : std::false_type {};
+template <class X>
+struct eigen_tensor : std::false_type {};
 
 template <class T, int Rank, int Options, class I>
 struct eigen_tensor<Eigen::Tensor<T, Rank, Options, I>> : std::true_type {
@@ -91,25 +91,27 @@ template <class Plain, int Options, template <class> class MakePointer>
 struct eigen_tensor<Eigen::TensorMap<Plain, Options, MakePointer>>
     : eigen_tensor<std::remove_const_t<Plain>> {
   using scalar =
-      std::conditional_t<std::is_const_v<Plain>, const typename Plain::Scalar,
-                         typename Plain::Scalar>;
+      std::conditional_t<std::is_const_v<Plain>, const typename Plain::Scalar, typename Plain::Scalar>;
 };
 
-template <class X> struct tensor_view : std::false_type {};
-template <class T> struct tensor_view<TensorView<T>> : std::true_type {};
+template <class X>
+struct tensor_view : std::false_type {};
+template <class T>
+struct tensor_view<TensorView<T>> : std::true_type {};
 
-} // namespace detail
+}  // namespace detail
 
 /// An Eigen tensor or map of rank 3 (tokens x heads x dim) or 4 (batch first),
 /// or a TensorView.
 template <class X>
-concept TensorLike = detail::tensor_view<std::remove_cvref_t<X>>::value ||
-    detail::eigen_tensor<std::remove_cvref_t<X>>::value;
+concept TensorLike =
+    detail::tensor_view<std::remove_cvref_t<X>>::value || detail::eigen_tensor<std::remove_cvref_t<X>>::value;
 
 /// The view of a tensor: rank 3 is tokens x heads x dim, rank 4 batch x tokens
 /// x heads x dim. A column-major tensor lists the same dimensions in reverse,
 /// so both spell the same memory.
-template <TensorLike X> auto as_view(X &&x) {
+template <TensorLike X>
+auto as_view(X&& x) {
   using Plain = std::remove_cvref_t<X>;
   if constexpr (detail::tensor_view<Plain>::value) {
     return x;
@@ -123,7 +125,7 @@ template <TensorLike X> auto as_view(X &&x) {
     using T = std::remove_pointer_t<decltype(x.data())>;
     const auto size = [&](int i) {
       const int axis = Traits::row_major ? i : Traits::rank - 1 - i;
-      return static_cast<Index>(x.dimension(static_cast<std::size_t>(axis)));
+      return static_cast<Index>(x.dimensions()[static_cast<std::size_t>(axis)]);
     };
     if constexpr (Traits::rank == 3) {
       return TensorView<T>(x.data(), size(0), size(1), size(2));
@@ -135,22 +137,22 @@ template <TensorLike X> auto as_view(X &&x) {
 
 /// The element type of a tensor, without const.
 template <TensorLike X>
-using TensorScalar = std::remove_const_t<typename decltype(as_view(
-    std::declval<X &>()))::value_type>;
+using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<X&>()))::value_type>;
 
 /// A packed row-major tokens x heads x dim tensor that owns its memory.
-template <class T> using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
+template <class T>
+using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
 
 namespace detail {
 
 /// A new tensor of q's rank and layout with `dim` elements a head,
 /// uninitialised.
-template <TensorLike Q, class T> auto make_output(const Q &q, Index dim) {
+template <TensorLike Q, class T>
+auto make_output(const Q& q, Index dim) {
   using Plain = std::remove_cvref_t<Q>;
   const auto view = as_view(q);
   const Index batch = view.batch, tokens = view.tokens, heads = view.heads;
-  checked_mul(checked_mul(batch, tokens, "output"),
-              checked_mul(heads, dim, "output"), "output");
+  checked_mul(checked_mul(batch, tokens, "output"), checked_mul(heads, dim, "output"), "output");
   if constexpr (detail::tensor_view<Plain>::value) {
     return Eigen::Tensor<T, 4, Eigen::RowMajor>(batch, tokens, heads, dim);
   } else if constexpr (eigen_tensor<Plain>::rank == 3) {
@@ -166,6 +168,6 @@ template <TensorLike Q, class T> auto make_output(const Q &q, Index dim) {
   }
 }
 
-} // namespace detail
+}  // namespace detail
 
-} // namespace gqa
+}  // namespace gqa

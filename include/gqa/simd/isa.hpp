@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string_view>
+
+#include "gqa/core/error.hpp"
+
+// GCC 12 and Clang 14 are the oldest compilers whose target regions are known to carry templates.
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define GQA_X86 1
+#else
+#define GQA_X86 0
+#endif
+
+#if GQA_X86
+#include <cpuid.h>
+#endif
+
+namespace gqa {
+
+/// Instruction sets the kernels are compiled for, each including those before it.
+enum class Isa {
+  generic,     ///< whatever the compiler targets by default: SSE2, NEON, or none
+  avx2,        ///< AVX2, FMA and F16C
+  avx512,      ///< AVX-512 F, BW, DQ and VL
+  avx512bf16,  ///< AVX-512 with the bf16 dot product
+};
+
+constexpr const char* name(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512bf16:
+      return "avx512bf16";
+    default:
+      return "generic";
+  }
+}
+
+/// Whether this processor (and its operating system) runs `isa`.
+inline bool supports(Isa isa) {
+#if GQA_X86
+  __builtin_cpu_init();
+  // Clang 14's __builtin_cpu_supports knows neither f16c (leaf 1, ECX bit 29) nor avx512bf16 (leaf 7.1, EAX
+  // bit 5).
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
+  const bool bf16 = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1u) != 0;
+  const bool avx2 = f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  switch (isa) {
+    case Isa::avx2:
+      return avx2;
+    case Isa::avx512:
+      return avx512;
+    case Isa::avx512bf16:
+      return avx512 && bf16;
+    default:
+      return true;
+  }
+#else
+  return isa == Isa::generic;
+#endif
+}
+
+namespace detail {
+
+/// The instruction set for a wish (the value of GQA_ISA, or null): the wished one, or the best the processor
+/// is fastest with. Throws std::invalid_argument for an unknown name or one the processor lacks.
+inline Isa choose_isa(const char* wish) {
+  constexpr Isa all[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512bf16};
+  if (wish != nullptr && *wish != '\0') {
+    for (const Isa isa : all) {
+      if (std::string_view(wish) != name(isa)) continue;
+      GQA_CHECK(supports(isa), std::invalid_argument, "GQA_ISA: this processor has no " << wish);
+      return isa;
+    }
+    GQA_CHECK(false, std::invalid_argument,
+              "GQA_ISA is '" << wish << "', expected generic, avx2, avx512 or avx512bf16");
+  }
+  Isa best = Isa::generic;
+  for (const Isa isa : all)
+    if (supports(isa)) best = isa;
+  return best;
+}
+
+}  // namespace detail
+
+/// The instruction set in use: the processor's best, or the one the environment variable GQA_ISA names.
+/// Chosen at the first call and constant from then on. Throws std::invalid_argument (see choose_isa).
+inline Isa isa() {
+  static const Isa chosen = detail::choose_isa(std::getenv("GQA_ISA"));
+  return chosen;
+}
+
+}  // namespace gqa

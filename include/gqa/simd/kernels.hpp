@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiles the kernel text once per instruction set and picks a table at run time.
+//
+// Each inclusion stands in its own namespace and target region, so a plain -O2 build holds every set and the
+// compiler flags of one translation unit cannot leak into another's: the regions name a whole architecture,
+// never "what the command line says plus this".
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "gqa/simd/isa.hpp"
+#include "gqa/simd/product.hpp"
+
+#if GQA_X86
+#include <immintrin.h>
+#endif
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "gqa: masks are infinities and promises are bits; compile without -ffast-math and -ffinite-math-only"
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+#endif
+
+namespace gqa::simd {
+
+#define GQA_SIMD_BYTES 16
+#define GQA_SIMD_LEVEL 0
+namespace generic {
+#include "gqa/simd/text/all.inl"
+}
+
+#if GQA_X86
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define GQA_SIMD_BYTES 32
+#define GQA_SIMD_LEVEL 1
+namespace avx2 {
+#include "gqa/simd/text/all.inl"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+#define GQA_SIMD_BYTES 64
+#define GQA_SIMD_LEVEL 2
+namespace avx512 {
+#include "gqa/simd/text/all.inl"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                                               \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,prefer-vector-width=512")
+#endif
+#define GQA_SIMD_BYTES 64
+#define GQA_SIMD_LEVEL 3
+namespace avx512bf16 {
+#include "gqa/simd/text/all.inl"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // GQA_X86
+
+namespace detail {
+
+/// Calls `make` with a tag of the namespace of `isa`, and returns the table it picks.
+#if GQA_X86
+#define GQA_PICK(isa, table)      \
+  switch (isa) {                  \
+    case Isa::avx2:               \
+      return avx2::table();       \
+    case Isa::avx512:             \
+      return avx512::table();     \
+    case Isa::avx512bf16:         \
+      return avx512bf16::table(); \
+    default:                      \
+      return generic::table();    \
+  }
+#else
+#define GQA_PICK(isa, table) \
+  static_cast<void>(isa);    \
+  return generic::table();
+#endif
+
+}  // namespace detail
+
+/// The kernels of an instruction set for K and V stored as T.
+template <Scalar T>
+Kernels<T> kernels(Isa isa) {
+  GQA_PICK(isa, kernels_table<T>)
+}
+template <class Acc>
+RowKernels<Acc> row_kernels(Isa isa) {
+  GQA_PICK(isa, row_table<Acc>)
+}
+template <Scalar T>
+ConvertKernels<T> convert_kernels(Isa isa) {
+  GQA_PICK(isa, convert_table<T>)
+}
+#undef GQA_PICK
+
+}  // namespace gqa::simd
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

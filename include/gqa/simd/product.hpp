@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of every instruction set take and do: plain structs of pointers, so that a table of
+// functions can hide which set runs. Both products of attention are one small matrix product, C[M x N] (+)=
+// A[M x K] * B[K x N].
+#pragma once
+
+#include <cstdint>
+
+#include "gqa/core/scalar.hpp"
+#include "gqa/core/shape.hpp"
+
+namespace gqa::simd {
+
+/// Keys a tile holds; one 64-bit word of a mask row covers it.
+inline constexpr Index tile_keys = 64;
+
+/// Rows and columns of packed data are padded to this many elements: the lanes of the widest vector.
+inline constexpr Index padding = 16;
+
+/// Elements that stand side by side in a packed tile: 16-bit brain floats come in pairs, as dot products read
+/// them (keys as [D/2][64][2], values as [keys/2][Dv][2]); everything else is plain.
+template <Scalar T>
+inline constexpr Index element_group = std::is_same_v<T, bfloat16> ? 2 : 1;
+
+/// C[rows x columns] = A[rows x depth] * B[depth x columns], or += where `accumulate`.
+/// Element (k, n) of B stands at `b[(k / E) * b_stride + n * E + k % E]` for element group E.
+/// Columns are computed in whole vectors: B must be readable, and C writable, up to the next multiple of
+/// `padding`. Where E is 2 an odd depth reads one more row of B, against a zero in A.
+struct Product {
+  const void* a;
+  Index a_stride;  // elements
+  const void* b;
+  Index b_stride;
+  void* c;
+  Index c_stride;
+  Index rows, depth, columns;
+  bool accumulate;
+  Index prefetch = 0;  // how many bytes ahead of B to prefetch; 0: B is in cache
+};
+
+/// Softmax of a block of scores in place, row by row: p = 2^(s * scale - max), with max = the row's largest s
+/// * scale. Masked entries become exactly 0, whatever stands there.
+template <class Acc>
+struct SoftmaxBlock {
+  Acc* scores;
+  Index stride;
+  Index rows;
+  Index columns;              // a multiple of tile_keys
+  Acc scale;                  // includes log2(e): everything is kept in powers of two
+  const std::uint64_t* mask;  // bit j of word w: column 64 w + j counts; null: all do
+  Index mask_stride;          // words between the mask rows
+  Index rows_per_mask;        // consecutive rows that share a mask row
+  Acc* max;                   // out, a value a row; -inf where no entry counts
+  Acc* sum;                   // out
+  bool pack_pairs;            // write p as bfloat16 over the front of its row, for the bf16 dot product
+};
+
+/// Merges a block's unnormalised output into a running one, for rows of {o, max, sum}:
+/// m = max(m1, m2), o = o1 * 2^(m1 - m) + o2 * 2^(m2 - m), and the sums alike.
+template <class Acc>
+struct MergeRows {
+  Acc* o;
+  Acc* max;
+  Acc* sum;
+  const Acc* block_o;
+  const Acc* block_max;
+  const Acc* block_sum;
+  Index rows, dim, stride, block_stride;
+};
+
+/// The functions attention is made of, for K and V stored as T. One constant table an instruction set.
+template <Scalar T>
+struct Kernels {
+  using Acc = Accumulator<T>;
+
+  void (*product)(const Product&);      // A is Acc, B is T
+  void (*product_dot)(const Product&);  // A is bfloat16, B is bfloat16; null without a dot product
+  /// Token-major rows keys x dim to dim-major [dim][64], widened; columns past `keys` become 0.
+  void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Acc* tile);
+  /// The packed (element-grouped) form of the same, for a dot product; odd last rows and columns become 0.
+  void (*transpose_pairs)(const T* k, Index stride, Index keys, Index dim, T* tile);
+  /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
+  void (*widen)(const T* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
+  /// Whether every element of rows x columns (grouped) is finite.
+  bool (*all_finite)(const T* packed, Index stride, Index rows, Index columns);
+};
+
+/// The functions of rows of accumulators.
+template <class Acc>
+struct RowKernels {
+  void (*softmax)(const SoftmaxBlock<Acc>&);
+  void (*merge)(const MergeRows<Acc>&);
+  void (*exp2)(const Acc* x, Acc* y, Index n);
+  void (*tanh)(const Acc* x, Acc* y, Index n);
+};
+
+/// The functions that read and write a caller's rows of T.
+template <Scalar T>
+struct ConvertKernels {
+  using Acc = Accumulator<T>;
+  void (*widen)(const T* x, Index n, Acc factor, Acc* y);   // y = x * factor
+  void (*narrow)(const Acc* x, Index n, Acc factor, T* y);  // y = x * factor + 0, so that no zero is negative
+};
+
+}  // namespace gqa::simd

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The whole kernel text, in the order it reads: vectors, 2^x, the product, rows, packing, the tables.
+#include "gqa/simd/text/vec.inl"
+//
+#include "gqa/simd/text/exp2.inl"
+//
+#include "gqa/simd/text/microkernel.inl"
+//
+#include "gqa/simd/text/rows.inl"
+//
+#include "gqa/simd/text/pack.inl"
+//
+#include "gqa/simd/text/table.inl"
+
+#undef GQA_INLINE
+#undef GQA_SIMD_BYTES
+#undef GQA_SIMD_LEVEL

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// 2^x for whole vectors: at most 2 ulp over the whole range (subnormal results included), exactly 0 at -inf
+// and exactly 1 at 0; a NaN stays a NaN. Included once per instruction set.
+
+// 2^f on [-1/2, 1/2], relative error minimised with the constant term fixed at 1 (Sollya's fpminimax):
+// degree 6, 0x1.f4p-29 for float; degree 11, 0x1.a8p-58 for double.
+GQA_INLINE F32 exp2_fraction(F32 f) {
+  F32 p = splat(0x1.3fa208p-13f);
+  p = p * f + 0x1.5f0b82p-10f;
+  p = p * f + 0x1.3b30ap-7f;
+  p = p * f + 0x1.c6af76p-5f;
+  p = p * f + 0x1.ebfbd8p-3f;
+  p = p * f + 0x1.62e43p-1f;
+  return p * f + 1.0f;
+}
+GQA_INLINE F64 exp2_fraction(F64 f) {
+  F64 p = splat(0x1.e973178f84e2dp-32);
+  p = p * f + 0x1.e61d4332c8c78p-28;
+  p = p * f + 0x1.b52522bc19eeep-24;
+  p = p * f + 0x1.62bfc6596b95ap-20;
+  p = p * f + 0x1.ffcbfc6685efdp-17;
+  p = p * f + 0x1.4309130f6cbdcp-13;
+  p = p * f + 0x1.5d87fe789e96fp-10;
+  p = p * f + 0x1.3b2ab6fb9fda6p-7;
+  p = p * f + 0x1.c6b08d704a12cp-5;
+  p = p * f + 0x1.ebfbdff82c5a6p-3;
+  p = p * f + 0x1.62e42fefa39efp-1;
+  return p * f + 1.0;
+}
+
+/// Constants of a float format: 1.5 * 2^mantissa rounds to integers when added; outside [low, high] results
+/// are 0 or inf.
+template <class Acc>
+struct Exp2Constants;
+template <>
+struct Exp2Constants<float> {
+  static constexpr float round = 0x1.8p23f, low = -152.0f, high = 129.0f;
+  static constexpr int bias = 127, mantissa = 23;
+};
+template <>
+struct Exp2Constants<double> {
+  static constexpr double round = 0x1.8p52, low = -1077.0, high = 1025.0;
+  static constexpr int bias = 1023, mantissa = 52;
+};
+
+/// The generic twin: 2^n in two halves, so that neither overflows and a subnormal result is rounded only
+/// once.
+template <class Acc>
+GQA_INLINE Vec<Acc> exp2_generic(Vec<Acc> x) {
+  using C = Exp2Constants<Acc>;
+  using Int = typename VecOf<Acc>::Int;
+  // Written so that a NaN, for which every comparison fails, passes.
+  x = x < C::low ? splat<Acc>(C::low) : x;
+  x = x > C::high ? splat<Acc>(C::high) : x;
+  const Vec<Acc> shifted = x + C::round;
+  const Vec<Acc> whole = shifted - C::round;
+  const Int n = bits_as<Int>(shifted) - bits_as<Int>(splat<Acc>(C::round));
+  const Int n1 = n >> 1, n2 = n - n1;
+  const Vec<Acc> p = exp2_fraction(x - whole);
+  return p * bits_as<Vec<Acc>>((n1 + C::bias) << C::mantissa) *
+         bits_as<Vec<Acc>>((n2 + C::bias) << C::mantissa);
+}
+
+template <class Acc>
+GQA_INLINE Vec<Acc> exp2_vec(Vec<Acc> x) {
+#if GQA_SIMD_LEVEL >= 2
+  // max_of(low, x) is x where x is NaN. scalef rounds once and overflows to infinity by itself.
+  x = max_of(splat<Acc>(Exp2Constants<Acc>::low), x);
+  if constexpr (std::is_same_v<Acc, float>) {
+    x = x > Exp2Constants<Acc>::high ? splat<Acc>(Exp2Constants<Acc>::high) : x;
+    const __m512 v = bits_as<__m512>(x);
+    const __m512 whole = _mm512_maskz_roundscale_ps(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return bits_as<F32>(
+        _mm512_maskz_scalef_ps(0xffff, bits_as<__m512>(exp2_fraction(x - bits_as<F32>(whole))), whole));
+  } else {
+    x = x > Exp2Constants<Acc>::high ? splat<Acc>(Exp2Constants<Acc>::high) : x;
+    const __m512d v = bits_as<__m512d>(x);
+    const __m512d whole = _mm512_maskz_roundscale_pd(0xff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return bits_as<F64>(
+        _mm512_maskz_scalef_pd(0xff, bits_as<__m512d>(exp2_fraction(x - bits_as<F64>(whole))), whole));
+  }
+#else
+  return exp2_generic<Acc>(x);
+#endif
+}

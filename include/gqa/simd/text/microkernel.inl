@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one matrix product: C (+)= A * B with A broadcast and B's rows contiguous. Included once per
+// instruction set.
+
+// Register tile. AVX-512 has 32 vector registers: 6 rows x 4 vectors are 24 sums, 4 hold a row of B, one the
+// broadcast. 24 independent sums hide an FMA latency of 4 at 2 a cycle three times over, and each row of B (4
+// loads) and column of A (6 broadcasts) feeds 24 FMAs, so loads stay under half of what two load ports give.
+// 4 vectors are one 64-key tile. With 16 registers (AVX2, SSE2) 6 rows x 2 vectors: 12 sums, 2 of B, one
+// broadcast.
+#if GQA_SIMD_LEVEL >= 2 || defined(__aarch64__)
+inline constexpr int tile_vectors = 4;
+#else
+inline constexpr int tile_vectors = 2;
+#endif
+inline constexpr int tile_rows = 6;
+
+// Formats: how a step reads B and multiplies. A step covers `group` elements of depth, in `parts` vector
+// loads.
+
+/// A in Acc, B in T, one element a step or two where B stands in pairs. f16 and bf16 are widened in
+/// registers.
+template <class T>
+struct Widening {
+  using Acc = Accumulator<T>;
+  using A = Acc;
+  using B = T;
+  using Sum = Vec<Acc>;
+  static constexpr int group = static_cast<int>(element_group<T>), parts = group;
+
+  static GQA_INLINE Sum load(const T* b, int part) {
+    if constexpr (group == 2) {
+      const U32 pair = load_vec<U32>(b);
+      return bits_as<F32>(part == 0 ? pair << 16 : pair & 0xffff0000u);
+    } else {
+      return load_as<Acc>(b);
+    }
+  }
+  static GQA_INLINE Sum multiply(Sum c, const A* a, int part, Sum b) { return c + a[part] * b; }
+};
+
+#if GQA_SIMD_LEVEL >= 3
+/// A and B in pairs of bfloat16, two products a lane and instruction.
+struct PairDot {
+  using Acc = float;
+  using A = bfloat16;
+  using B = bfloat16;
+  using Sum = F32;
+  static constexpr int group = 2, parts = 1;
+
+  static GQA_INLINE F32 load(const bfloat16* b, int) { return load_vec<F32>(b); }
+  static GQA_INLINE F32 multiply(F32 c, const bfloat16* a, int, F32 b) {
+    int pair;
+    __builtin_memcpy(&pair, a, sizeof pair);
+    return bits_as<F32>(_mm512_dpbf16_ps(bits_as<__m512>(c), bits_as<__m512bh>(_mm512_set1_epi32(pair)),
+                                         bits_as<__m512bh>(b)));
+  }
+};
+#endif
+
+/// Rows x Vectors sums over the whole depth. Every loop over the sums is unrolled: one that is not would keep
+/// them in memory, at a third of the speed. A row's sums see the same operations in the same order whatever
+/// Rows is.
+template <class Format, int Rows, int Vectors, bool Prefetch>
+__attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride, const typename Format::B* b,
+                                     Index b_stride, Index depth, typename Format::Acc* c, Index c_stride,
+                                     bool accumulate, Index prefetch) {
+  constexpr int L = lanes<typename Format::Acc>;
+  constexpr int step_bytes = Vectors * L * Format::group * static_cast<int>(sizeof(typename Format::B));
+  typename Format::Sum sum[Rows][Vectors];
+  if (accumulate) {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = load_vec<typename Format::Sum>(c + i * c_stride + j * L);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = typename Format::Sum{};
+  }
+  for (Index k = 0; k < depth; k += Format::group) {
+    if constexpr (Prefetch) {
+#pragma GCC unroll 8
+      for (int line = 0; line < step_bytes; line += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(b) + prefetch + line);
+    }
+#pragma GCC unroll 2
+    for (int part = 0; part < Format::parts; ++part) {
+      typename Format::Sum row[Vectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) row[j] = Format::load(b + j * L * Format::group, part);
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < Vectors; ++j)
+          sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + k, part, row[j]);
+    }
+    b += b_stride;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) store_vec(c + i * c_stride + j * L, sum[i][j]);
+}
+
+/// All rows of one strip of columns, in register tiles as equal as they can be: 8 rows are 4 + 4, not 6 + 2.
+template <class Format, int Vectors>
+inline void strip(const Product& p, Index column) {
+  const auto* a = static_cast<const typename Format::A*>(p.a);
+  const auto* b = static_cast<const typename Format::B*>(p.b) + column * Format::group;
+  auto* c = static_cast<typename Format::Acc*>(p.c) + column;
+  const Index tiles = (p.rows + tile_rows - 1) / tile_rows;
+  Index row = 0;
+  for (Index tile = 0; tile < tiles; ++tile) {
+    const Index rows = (p.rows - row + (tiles - tile) - 1) / (tiles - tile);
+    const auto* a_tile = a + row * p.a_stride;
+    auto* c_tile = c + row * p.c_stride;
+    const bool prefetch = tile == 0 && p.prefetch != 0;  // the first pass over B brings it in for the others
+    const auto run = [&]<int Rows>() {
+      if (Vectors == tile_vectors && prefetch)
+        micro<Format, Rows, Vectors, Vectors == tile_vectors>(a_tile, p.a_stride, b, p.b_stride, p.depth,
+                                                              c_tile, p.c_stride, p.accumulate, p.prefetch);
+      else
+        micro<Format, Rows, Vectors, false>(a_tile, p.a_stride, b, p.b_stride, p.depth, c_tile, p.c_stride,
+                                            p.accumulate, 0);
+    };
+    switch (rows) {
+      case 1:
+        run.template operator()<1>();
+        break;
+      case 2:
+        run.template operator()<2>();
+        break;
+      case 3:
+        run.template operator()<3>();
+        break;
+      case 4:
+        run.template operator()<4>();
+        break;
+      case 5:
+        run.template operator()<5>();
+        break;
+      default:
+        run.template operator()<6>();
+        break;
+    }
+    row += rows;
+  }
+}
+
+template <class Format>
+void product(const Product& p) {
+  constexpr Index L = lanes<typename Format::Acc>;
+  Index column = 0;
+  for (; column + tile_vectors * L <= p.columns; column += tile_vectors * L)
+    strip<Format, tile_vectors>(p, column);
+  for (; column < p.columns; column += L) strip<Format, 1>(p, column);
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happens to whole rows between and after the products. Included once per instruction set.
+
+/// All bits of the lanes whose column counts; `bits` holds one bit a lane, lowest first.
+template <class Acc>
+GQA_INLINE auto lane_mask(std::uint64_t bits) {
+  using Bits = typename VecOf<Acc>::Bits;
+  using Lane = typename VecOf<Acc>::Lane;
+  Bits one;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<Acc>; ++i) one[i] = Lane{1} << i;
+  return (one & (Bits{} + static_cast<Lane>(bits))) != Bits{};
+}
+
+/// The lanes' sum and maximum, always by the same tree.
+template <class Acc>
+GQA_INLINE Acc sum_lanes(Vec<Acc> v) {
+  Acc x[lanes<Acc>];
+  store_vec(x, v);
+#pragma GCC unroll 4
+  for (int width = lanes<Acc> / 2; width > 0; width /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < width; ++i) x[i] += x[i + width];
+  return x[0];
+}
+template <class Acc>
+GQA_INLINE Acc max_lanes(Vec<Acc> v) {
+  Acc x[lanes<Acc>];
+  store_vec(x, v);
+#pragma GCC unroll 4
+  for (int width = lanes<Acc> / 2; width > 0; width /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < width; ++i) x[i] = x[i + width] > x[i] ? x[i + width] : x[i];
+  return x[0];
+}
+
+/// The mask is applied first, so that the two passes below see -inf wherever nothing counts.
+template <class Acc>
+inline void apply_mask(Acc* row, Index columns, const std::uint64_t* mask) {
+  constexpr int L = lanes<Acc>;
+  const Vec<Acc> nothing = splat(-static_cast<Acc>(__builtin_inf()));
+  for (Index tile = 0; tile < columns / tile_keys; ++tile) {
+    if (mask[tile] == ~std::uint64_t{0}) continue;
+    Acc* s = row + tile * tile_keys;
+    for (int j = 0; j < tile_keys; j += L)
+      store_vec(s + j, lane_mask<Acc>(mask[tile] >> j) ? load_vec<Vec<Acc>>(s + j) : nothing);
+  }
+}
+
+template <class Acc>
+void softmax(const SoftmaxBlock<Acc>& block) {
+  constexpr int L = lanes<Acc>;
+  using V = Vec<Acc>;
+  const Acc infinity = static_cast<Acc>(__builtin_inf());
+  for (Index r = 0; r < block.rows; ++r) {
+    Acc* row = block.scores + r * block.stride;
+    if (block.mask != nullptr)
+      apply_mask(row, block.columns, block.mask + r / block.rows_per_mask * block.mask_stride);
+
+    // max_of(new, old) keeps old where new is NaN; the NaN comes back in the exponential.
+    V top[4] = {splat(-infinity), splat(-infinity), splat(-infinity), splat(-infinity)};
+    for (Index j = 0; j < block.columns; j += 4 * L)
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) top[u] = max_of(load_vec<V>(row + j + u * L), top[u]);
+    const Acc largest = max_lanes<Acc>(max_of(max_of(top[0], top[1]), max_of(top[2], top[3])));
+
+    // A row of nothing keeps max = -inf, but subtracts 0: its exponentials are 2^-inf = 0, or NaN from a NaN.
+    const Acc row_max = largest == -infinity ? largest : largest * block.scale;
+    const V shift = splat(largest == -infinity ? Acc{0} : row_max), scale = splat(block.scale);
+    V sum[2] = {V{}, V{}};
+    for (Index j = 0; j < block.columns; j += 2 * L) {
+      V p[2];
+#pragma GCC unroll 2
+      for (int u = 0; u < 2; ++u) {
+        // The scale belongs into the exponent's multiply-subtract: q then stays what the caller gave.
+        p[u] = exp2_vec<Acc>(load_vec<V>(row + j + u * L) * scale - shift);
+        sum[u] += p[u];
+      }
+      if constexpr (std::is_same_v<Acc, float>) {
+        if (block.pack_pairs) {  // the write at 2 bytes an element never overtakes the read at 4
+          bfloat16* packed = reinterpret_cast<bfloat16*>(row) + j;
+#pragma GCC unroll 2
+          for (int u = 0; u < 2; ++u) store_as(packed + u * L, p[u]);
+          continue;
+        }
+      }
+#pragma GCC unroll 2
+      for (int u = 0; u < 2; ++u) store_vec(row + j + u * L, p[u]);
+    }
+    block.max[r] = row_max;
+    block.sum[r] = sum_lanes<Acc>(sum[0] + sum[1]);
+  }
+}
+
+template <class Acc>
+void merge(const MergeRows<Acc>& rows) {
+  constexpr int L = lanes<Acc>;
+  using V = Vec<Acc>;
+  for (Index r = 0; r < rows.rows; ++r) {
+    const Acc m1 = rows.max[r], m2 = rows.block_max[r];
+    const Acc m = m2 > m1 ? m2 : m1;
+    // Equal maxima weigh exactly 1, -inf beside -inf too.
+    const Acc w1 = m1 == m ? Acc{1} : exp2_vec<Acc>(splat(m1 - m))[0];
+    const Acc w2 = m2 == m ? Acc{1} : exp2_vec<Acc>(splat(m2 - m))[0];
+    rows.max[r] = m;
+    rows.sum[r] = rows.sum[r] * w1 + rows.block_sum[r] * w2;
+    Acc* o = rows.o + r * rows.stride;
+    const Acc* block = rows.block_o + r * rows.block_stride;
+    for (Index j = 0; j < rows.dim; j += L)
+      store_vec(o + j, load_vec<V>(o + j) * w1 + load_vec<V>(block + j) * w2);
+  }
+}
+
+template <class Acc>
+void exp2_array(const Acc* x, Acc* y, Index n) {
+  constexpr Index L = lanes<Acc>;
+  Index i = 0;
+  for (; i + L <= n; i += L) store_vec(y + i, exp2_vec<Acc>(load_vec<Vec<Acc>>(x + i)));
+  if (i < n) store_some(y + i, exp2_vec<Acc>(load_some<Acc>(x + i, n - i)), n - i);
+}
+
+/// tanh x = sign(x) * (1 - e) / (1 + e) with e = 2^(-2 log2(e) |x|). Near 0 the difference loses its digits,
+/// so below 1/4 an odd polynomial (the series to x^11, next term < 2^-27 relative there) takes over.
+template <class Acc>
+GQA_INLINE Vec<Acc> tanh_vec(Vec<Acc> x) {
+  using V = Vec<Acc>;
+  const V magnitude = x < Acc{0} ? -x : x;
+  const V e = exp2_vec<Acc>(magnitude * static_cast<Acc>(-2.8853900817779268));
+  const V far = (Acc{1} - e) / (Acc{1} + e);
+  const V far_signed = x < Acc{0} ? -far : far;
+  const V s = x * x;
+  V p = s * static_cast<Acc>(-1382.0 / 155925.0) + static_cast<Acc>(62.0 / 2835.0);
+  p = p * s + static_cast<Acc>(-17.0 / 315.0);
+  p = p * s + static_cast<Acc>(2.0 / 15.0);
+  p = p * s + static_cast<Acc>(-1.0 / 3.0);
+  const V near = x + x * s * p;
+  return magnitude < Acc{0.25} ? near : far_signed;
+}
+
+template <class Acc>
+void tanh_array(const Acc* x, Acc* y, Index n) {
+  constexpr Index L = lanes<Acc>;
+  Index i = 0;
+  for (; i + L <= n; i += L) store_vec(y + i, tanh_vec<Acc>(load_vec<Vec<Acc>>(x + i)));
+  if (i < n) store_some(y + i, tanh_vec<Acc>(load_some<Acc>(x + i, n - i)), n - i);
+}
