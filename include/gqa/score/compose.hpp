@@ -22,7 +22,7 @@ class MaskPair {
 
   constexpr bool varies_by_head() const { return gqa::varies_by_head(a_) || gqa::varies_by_head(b_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_) || gqa::varies_by_seq(b_); }
-  void check(const MaskExtent& extent) const {
+  void check(const AttentionExtent& extent) const {
     check_mask(a_, extent);
     check_mask(b_, extent);
   }
@@ -136,7 +136,7 @@ class NotMask {
 
   constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_); }
-  void check(const MaskExtent& extent) const { check_mask(a_, extent); }
+  void check(const AttentionExtent& extent) const { check_mask(a_, extent); }
 
  private:
   A a_;

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "gqa/core/shape.hpp"
+#include "gqa/score/extent.hpp"
 
 namespace gqa {
 
@@ -27,9 +28,9 @@ enum class Coverage { none, partial, full };
 /// from
 ///   count (at most 64) on are 0.
 /// A third, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
-/// or sequences of a MaskExtent (a mask tensor of the wrong shape).
+/// or sequences of a AttentionExtent (a mask tensor of the wrong shape).
 template <class M>
-concept PositionMask = std::copy_constructible<M> && requires(const M& m, Index position, Range range) {
+concept PositionMask = requires(const M& m, Index position, Range range) {
   { m(position, position) } -> std::convertible_to<bool>;
   { m.coverage(range, range) } -> std::same_as<Coverage>;
 };
@@ -37,7 +38,7 @@ concept PositionMask = std::copy_constructible<M> && requires(const M& m, Index 
 /// A mask that also depends on the sequence or the query head: `m.at(seq, q_head)` is the PositionMask of
 /// one. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where they are missing.
 template <class M>
-concept BoundMask = std::copy_constructible<M> && !PositionMask<M> && requires(const M& m, Index index) {
+concept BoundMask = !PositionMask<M> && requires(const M& m, Index index) {
   { m.at(index, index) } -> PositionMask;
 };
 
@@ -50,13 +51,6 @@ inline constexpr Index max_position = std::numeric_limits<Index>::max() / 4;
 
 /// Every key position.
 inline constexpr Range all_positions = {0, max_position};
-
-/// The positions, heads and sequences of one call of attention.
-struct MaskExtent {
-  Index num_seqs = 1;
-  Index num_q_heads = 1;
-  Range q, kv;
-};
 
 /// The lowest `count` bits set; count in [0, 64].
 constexpr std::uint64_t low_bits(Index count) {
@@ -129,7 +123,7 @@ constexpr bool varies_by_seq(const M& mask) {
 
 /// Throws std::invalid_argument when the mask has no answer for some of the extent.
 template <Mask M>
-void check_mask(const M& mask, const MaskExtent& extent) {
+void check_mask(const M& mask, const AttentionExtent& extent) {
   if constexpr (requires { mask.check(extent); }) mask.check(extent);
 }
 

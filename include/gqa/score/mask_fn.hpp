@@ -10,7 +10,7 @@ namespace gqa {
 
 /// A function `(q_pos, kv_pos) -> bool` that is not itself a mask.
 template <class F>
-concept MaskFunction = std::copy_constructible<F> && !Mask<F> && requires(const F& f, Index position) {
+concept MaskFunction = !Mask<F> && requires(const F& f, Index position) {
   { f(position, position) } -> std::same_as<bool>;
 };
 
