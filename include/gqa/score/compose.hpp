@@ -9,10 +9,41 @@
 
 namespace gqa {
 
+template <Mask A, Mask B>
+class AndMask;
+template <Mask A, Mask B>
+class OrMask;
+template <Mask A>
+class NotMask;
+
 namespace detail {
 
 template <class A, class B>
 concept BothPositionMasks = PositionMask<A> && PositionMask<B>;
+
+/// Whether rows have a closed form, so that looking at all of a block's is cheap.
+template <class M>
+inline constexpr bool has_row_form = requires(const M& m, Index i) {
+  m.bits(i, i, i);
+};
+
+/// The coverage of a block that two masks both cover in part, by its rows: exact. Past 256 words of rows, or
+/// without a closed form, looking would cost more than it saves and the answer is `partial`.
+template <PositionMask M>
+constexpr Coverage coverage_by_rows(const M& mask, Range q, Range kv) {
+  if (!has_row_form<M> || q.size() * ceil_div(kv.size(), 64) > 256) return Coverage::partial;
+  bool some = false, all = true;
+  for (Index i = q.begin; i < q.end; ++i) {
+    for (Index j = kv.begin; j < kv.end; j += 64) {
+      const Index count = std::min<Index>(64, kv.end - j);
+      const std::uint64_t bits = row_bits(mask, i, j, count);
+      some |= bits != 0;
+      all &= bits == low_bits(count);
+      if (some && !all) return Coverage::partial;
+    }
+  }
+  return all ? Coverage::full : Coverage::none;
+}
 
 /// What & and | have in common: two masks, and what they ask of a call.
 template <Mask A, Mask B>
@@ -32,9 +63,17 @@ class MaskPair {
   B b_;
 };
 
+template <class A, class B>
+inline constexpr bool has_row_form<AndMask<A, B>> = has_row_form<A>&& has_row_form<B>;
+template <class A, class B>
+inline constexpr bool has_row_form<OrMask<A, B>> = has_row_form<A>&& has_row_form<B>;
+template <class A>
+inline constexpr bool has_row_form<NotMask<A>> = has_row_form<A>;
+
 }  // namespace detail
 
-/// Attends where both masks do. `none` where either is, `full` where both are, exact where one is `full`.
+/// Attends where both masks do. `none` where either is, `full` where both are; where both are `partial`,
+/// their rows decide.
 template <Mask A, Mask B>
 class AndMask : public detail::MaskPair<A, B> {
  public:
@@ -48,7 +87,8 @@ class AndMask : public detail::MaskPair<A, B> {
     const Coverage a = this->a_.coverage(q, kv);
     if (a == Coverage::none) return a;
     const Coverage b = this->b_.coverage(q, kv);
-    return b == Coverage::none || a == Coverage::full ? b : Coverage::partial;
+    if (b == Coverage::none || a == Coverage::full) return b;
+    return b == Coverage::full ? a : detail::coverage_by_rows(*this, q, kv);
   }
 
   constexpr Range bounds(Range q) const requires detail::BothPositionMasks<A, B> {
@@ -67,7 +107,8 @@ class AndMask : public detail::MaskPair<A, B> {
   }
 };
 
-/// Attends where either mask does. `full` where either is, `none` where both are, exact where one is `none`.
+/// Attends where either mask does. `full` where either is, `none` where both are; where both are `partial`,
+/// their rows decide.
 template <Mask A, Mask B>
 class OrMask : public detail::MaskPair<A, B> {
  public:
@@ -81,7 +122,8 @@ class OrMask : public detail::MaskPair<A, B> {
     const Coverage a = this->a_.coverage(q, kv);
     if (a == Coverage::full) return a;
     const Coverage b = this->b_.coverage(q, kv);
-    return b == Coverage::full || a == Coverage::none ? b : Coverage::partial;
+    if (b == Coverage::full || a == Coverage::none) return b;
+    return b == Coverage::none ? a : detail::coverage_by_rows(*this, q, kv);
   }
 
   /// The hull of both: an empty one adds nothing to it.
