@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "gqa/score/score_mod_concept.hpp"
+
+namespace gqa {
+
+/// The slopes of Press et al. 2022 for any number of heads. For a power of two, the geometric sequence
+/// 2^(-8 (h + 1) / num_q_heads); otherwise that of the largest power of two n below, then every other slope
+/// of the sequence for 2 n, from its first. Throws std::invalid_argument unless num_q_heads >= 1.
+inline std::vector<double> alibi_slopes(Index num_q_heads) {
+  GQA_CHECK(num_q_heads >= 1, std::invalid_argument,
+            "alibi: num_q_heads is " << num_q_heads << ", expected at least 1");
+  const auto n = static_cast<Index>(std::bit_floor(static_cast<std::size_t>(num_q_heads)));
+  std::vector<double> slopes;
+  for (Index h = 0; h < num_q_heads; ++h) {
+    const double exponent = h < n ? -8.0 * static_cast<double>(h + 1) / static_cast<double>(n)
+                                  : -8.0 * static_cast<double>(2 * (h - n) + 1) / static_cast<double>(2 * n);
+    slopes.push_back(std::exp2(exponent));
+  }
+  return slopes;
+}
+
+/// A penalty in proportion to distance, steeper in some heads than in others. A copy shares the slopes.
+class Alibi {
+ public:
+  static constexpr ScoreStage stage = ScoreStage::bias;
+  static constexpr bool additive = true;
+
+  explicit Alibi(std::vector<double> slopes)
+      : slopes_(std::make_shared<const std::vector<double>>(std::move(slopes))) {}
+
+  template <class Acc>
+  void mod(std::span<Acc> scores, const ScoreRow& at) const {
+    const Acc slope = static_cast<Acc>((*slopes_)[static_cast<std::size_t>(at.q_head)]);
+    const Acc first = static_cast<Acc>(at.q_pos - at.kv_begin);
+    detail::update_row(scores,
+                       [=](Acc s, int j) { return s - slope * std::abs(first - static_cast<Acc>(j)); });
+  }
+
+  void check(const AttentionExtent& extent) const {
+    GQA_CHECK(static_cast<Index>(slopes_->size()) == extent.num_q_heads, std::invalid_argument,
+              "alibi: slopes has " << slopes_->size() << " entries, expected one for each of "
+                                   << extent.num_q_heads << " query heads");
+  }
+
+ private:
+  std::shared_ptr<const std::vector<double>> slopes_;
+};
+
+/// `score - slope[q_head] * |q_pos - kv_pos|` with the published slopes.
+inline Alibi alibi(Index num_q_heads) { return Alibi(alibi_slopes(num_q_heads)); }
+
+/// The same with slopes of one's own, one a query head; attention throws std::invalid_argument for another
+/// number of them.
+inline Alibi alibi(std::vector<double> slopes) { return Alibi(std::move(slopes)); }
+
+}  // namespace gqa

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "gqa/score/score_mod_concept.hpp"
+
+namespace gqa {
+
+/// Sharpens or flattens attention by the query's position.
+template <class F>
+class Temperature {
+ public:
+  static constexpr ScoreStage stage = ScoreStage::scale;
+
+  constexpr explicit Temperature(F factor) : factor_(std::move(factor)) {}
+
+  template <class Acc>
+  void mod(std::span<Acc> scores, const ScoreRow& at) const {
+    detail::update_row(scores, [f = static_cast<Acc>(factor_(at.q_pos))](Acc s, int) { return s * f; });
+  }
+
+  template <class Acc>
+  void differentiate(std::span<const Acc>, std::span<Acc> slopes, const ScoreRow& at) const {
+    detail::update_row(slopes, [f = static_cast<Acc>(factor_(at.q_pos))](Acc s, int) { return s * f; });
+  }
+
+ private:
+  F factor_;
+};
+
+/// `score * factor(q_pos)`, part of the scale and so before a soft-cap.
+template <std::invocable<Index> F>
+constexpr Temperature<F> temperature(F factor) {
+  return Temperature<F>(std::move(factor));
+}
+
+/// Llama 4's factor for long contexts: `1 + strength * ln(1 + floor((q_pos + 1) / floor_scale))`. Throws
+/// std::invalid_argument unless floor_scale >= 1.
+inline auto llama4_temperature(double strength = 0.1, Index floor_scale = 8192) {
+  GQA_CHECK(floor_scale >= 1, std::invalid_argument,
+            "llama4_temperature: floor_scale is " << floor_scale << ", expected at least 1");
+  return temperature([=](Index q_pos) {
+    return 1 + strength * std::log1p(static_cast<double>(std::max<Index>(q_pos + 1, 0) / floor_scale));
+  });
+}
+
+}  // namespace gqa
