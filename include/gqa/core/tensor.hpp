@@ -139,9 +139,35 @@ auto as_view(X&& x) {
 template <TensorLike X>
 using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<X&>()))::value_type>;
 
-/// A packed row-major tokens x heads x dim tensor that owns its memory.
+/// Memory with one value a query row, read as batch x tokens x heads.
 template <class T>
-using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
+struct RowsView {
+  T* data = nullptr;
+  Index batch = 1, tokens = 0, heads = 0;
+  Index batch_stride = 0, token_stride = 0, head_stride = 1;
+};
+
+/// An Eigen tensor of rank 2 (tokens x heads) or 3 (batch first), column-major ones in reverse, or a
+/// RowsView.
+template <class X>
+auto as_rows(X&& x) {
+  using Plain = std::remove_cvref_t<X>;
+  if constexpr (detail::eigen_tensor<Plain>::value) {
+    using Traits = detail::eigen_tensor<Plain>;
+    static_assert(Traits::rank == 2 || Traits::rank == 3,
+                  "gqa: lse has rank 2 (tokens x heads) or 3 (batch first)");
+    const auto sizes = x.dimensions();
+    const auto size = [&](int i) {
+      return static_cast<Index>(
+          sizes[static_cast<std::size_t>(Traits::row_major ? i : Traits::rank - 1 - i)]);
+    };
+    const Index heads = size(Traits::rank - 1), tokens = size(Traits::rank - 2);
+    using T = std::remove_pointer_t<decltype(x.data())>;
+    return RowsView<T>{x.data(), Traits::rank == 3 ? size(0) : 1, tokens, heads, tokens * heads, heads, 1};
+  } else {
+    return x;
+  }
+}
 
 namespace detail {
 

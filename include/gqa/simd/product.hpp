@@ -75,10 +75,13 @@ struct Kernels {
 
   void (*product)(const Product&);      // A is Acc, B is T
   void (*product_dot)(const Product&);  // A is bfloat16, B is bfloat16; null without a dot product
-  /// Token-major rows keys x dim to dim-major [dim][64], widened; columns past `keys` become 0.
-  void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Acc* tile);
-  /// The packed (element-grouped) form of the same, for a dot product; odd last rows and columns become 0.
-  void (*transpose_pairs)(const T* k, Index stride, Index keys, Index dim, T* tile);
+  /// Token-major rows keys x dim to dim-major [dim][64], widened. Writes `width` columns, those past `keys`
+  /// as 0.
+  void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Index width, Acc* tile);
+  /// The same into the pairs [dim/2][64][2] of a dot product. Null without one.
+  void (*transpose_pairs)(const T* k, Index stride, Index keys, Index dim, Index width, T* tile);
+  /// Token-major values keys x dim to the pairs [keys/2][dim][2] of a dot product. Null without one.
+  void (*interleave_pairs)(const T* v, Index stride, Index keys, Index dim, T* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
   void (*widen)(const T* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
   /// Whether every element of rows x columns (grouped) is finite.

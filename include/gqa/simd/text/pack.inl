@@ -21,41 +21,73 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, T* y) {
   if (i < n) store_some(y + i, load_some<Acc>(x + i, n - i) * factor + Acc{0}, n - i);
 }
 
-/// 16 tokens x 16 dims at a time through a buffer that stays in L1: reads along dims, writes along tokens.
-template <class T>
-void transpose_keys(const T* k, Index stride, Index keys, Index dim, Accumulator<T>* tile) {
-  using Acc = Accumulator<T>;
-  constexpr Index L = lanes<Acc>;
-  alignas(64) Acc block[L][L];
-  for (Index j = 0; j < tile_keys; j += L) {
+/// Transposes blocks of L x L through a buffer that stays in L1: reads along dims, writes along tokens.
+/// `load(token, d, count)` gives up to L consecutive elements; tokens past `keys` are 0. Writes `width`
+/// columns of each row of the tile.
+template <class Element, class Load>
+GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Element* tile, Load load) {
+  constexpr Index L = lanes<Element>;
+  alignas(64) Element block[L][L];
+  for (Index j = 0; j < width; j += L) {
     for (Index d = 0; d < dim; d += L) {
-      const Index width = dim - d < L ? dim - d : L;
-      for (Index t = 0; t < L; ++t) {
-        Vec<Acc> v{};
-        if (j + t < keys) {
-          const T* row = k + (j + t) * stride + d;
-          v = width == L ? load_as<Acc>(row) : load_some<Acc>(row, width);
-        }
-        store_vec(block[t], v);
-      }
-      for (Index i = 0; i < width; ++i) {
-        Vec<Acc> v;
+      const Index dims = dim - d < L ? dim - d : L;
+#pragma GCC unroll 16
+      for (Index t = 0; t < L; ++t) store_vec(block[t], j + t < keys ? load(j + t, d, dims) : Vec<Element>{});
+      for (Index i = 0; i < dims; ++i) {
+        Vec<Element> v;
 #pragma GCC unroll 16
         for (Index t = 0; t < L; ++t) v[t] = block[t][i];
-        store_vec(tile + (d + i) * tile_keys + j, v);
+        Element* to = tile + (d + i) * tile_keys + j;
+        if (j + L <= width)
+          store_vec(to, v);
+        else
+          store_some(to, v, width - j);
       }
     }
   }
 }
 
-/// [dim/2][64][2]; plain types keep their element group of 1 and never come here.
 template <class T>
-void transpose_pairs(const T* k, Index stride, Index keys, Index dim, T* tile) {
-  constexpr Index E = element_group<T>;
-  for (Index d = 0; d < (dim + E - 1) / E; ++d)
-    for (Index j = 0; j < tile_keys; ++j)
-      for (Index e = 0; e < E; ++e)
-        tile[(d * tile_keys + j) * E + e] = j < keys && d * E + e < dim ? k[j * stride + d * E + e] : T{};
+void transpose_keys(const T* k, Index stride, Index keys, Index dim, Index width, Accumulator<T>* tile) {
+  using Acc = Accumulator<T>;
+  transpose_tile<Acc>(
+      keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+        const T* row = k + token * stride + d;
+        return count == lanes<Acc> ? load_as<Acc>(row) : load_some<Acc>(row, count);
+      });
+}
+
+/// A pair of 16-bit dims is one 32-bit element, and moves as one: only its bits count.
+inline void transpose_pairs(const bfloat16* k, Index stride, Index keys, Index dim, Index width,
+                            bfloat16* tile) {
+  transpose_tile<float>(
+      keys, (dim + 1) / 2, width,
+      reinterpret_cast<float*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+        const bfloat16* row = k + token * stride + 2 * d;
+        if (2 * (d + lanes<float>) <= dim) return load_vec<F32>(row);
+        F32 v{};
+        const Index dims = dim - 2 * d < 2 * count ? dim - 2 * d : 2 * count;
+        __builtin_memcpy(&v, row, static_cast<unsigned long>(dims) * sizeof(bfloat16));
+        return v;
+      });
+}
+
+/// Token rows to [keys/2][dim][2]: the later token of a pair goes into the upper half of each 32 bits.
+inline void interleave_pairs(const bfloat16* v, Index stride, Index keys, Index dim, bfloat16* out,
+                             Index out_stride) {
+  constexpr Index L = lanes<float>;
+  for (Index j = 0; j < keys; j += 2) {
+    const bfloat16* even = v + j * stride;
+    const bfloat16* odd = even + stride;
+    for (Index c = 0; c < dim; c += L) {
+      const Index count = dim - c < L ? dim - c : L;
+      const auto load = [&](const bfloat16* p) __attribute__((always_inline)) {
+        return bits_as<U32>(count == L ? load_as<float>(p + c) : load_some<float>(p + c, count));
+      };
+      const U32 upper = j + 1 < keys ? load(odd) : U32{};
+      store_vec(out + j / 2 * out_stride + 2 * c, upper | load(even) >> 16);
+    }
+  }
 }
 
 template <class T>

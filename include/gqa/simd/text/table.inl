@@ -7,10 +7,13 @@ constexpr Kernels<T> kernels_table() {
   Kernels<T> table{};
   table.product = &product<Widening<T>>;
 #if GQA_SIMD_LEVEL >= 3
-  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &product<PairDot>;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    table.product_dot = &product<PairDot>;
+    table.transpose_pairs = &transpose_pairs;
+    table.interleave_pairs = &interleave_pairs;
+  }
 #endif
   table.transpose_keys = &transpose_keys<T>;
-  table.transpose_pairs = &transpose_pairs<T>;
   table.widen = &widen_packed<T>;
   table.all_finite = &all_finite<T>;
   return table;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which keys of a chunk the queries of a block see.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "gqa/kernel/heads.hpp"
+#include "gqa/kernel/plan.hpp"
+#include "gqa/score/mask.hpp"
+
+namespace gqa::detail {
+
+/// A mask for the queries of one sequence and KV head, whether or not it tells heads or sequences apart.
+template <Mask M>
+class GroupMask {
+ public:
+  GroupMask(const M& mask, const HeadTable& heads, Index seq, Index kv_head)
+      : mask_(mask), heads_(heads), seq_(seq), kv_head_(kv_head), by_head_(varies_by_head(mask)) {}
+
+  bool by_head() const { return by_head_; }
+
+  Range bounds(Range q) const {
+    Range all = one(0, [&](const auto& m) { return kv_bounds(m, q); });
+    for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i) {
+      const Range r = one(i, [&](const auto& m) { return kv_bounds(m, q); });
+      if (r.empty()) continue;
+      all = all.empty() ? r : Range{std::min(all.begin, r.begin), std::max(all.end, r.end)};
+    }
+    return all;
+  }
+
+  Coverage coverage(Range q, Range kv) const {
+    const Coverage first = one(0, [&](const auto& m) { return m.coverage(q, kv); });
+    for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i)
+      if (one(i, [&](const auto& m) { return m.coverage(q, kv); }) != first) return Coverage::partial;
+    return first;
+  }
+
+  std::uint64_t bits(Index head_in_group, Index q_pos, Index kv_begin, Index count) const {
+    return one(head_in_group, [&](const auto& m) { return row_bits(m, q_pos, kv_begin, count); });
+  }
+
+ private:
+  template <class F>
+  auto one(Index head_in_group, F&& f) const {
+    return f(mask_for(mask_, seq_, heads_.q_head(kv_head_, head_in_group)));
+  }
+
+  const M& mask_;
+  const HeadTable& heads_;
+  Index seq_, kv_head_;
+  bool by_head_;
+};
+
+/// The queries of a block against one chunk: what is seen of each tile, and one 64-bit word a mask row and
+/// tile where that is not everything. A mask row is one query position, or one query row where heads see
+/// different keys.
+struct BlockMask {
+  Coverage tiles[chunk_tiles];
+  Index first_tile = 0;  // of those not ruled out
+  Index last_tile = -1;
+  bool whole = true;  // every tile between them is full and has 64 keys: no words
+  std::uint64_t* words = nullptr;
+  Index rows_per_mask = 1;
+  Index num_masks = 0;
+
+  const std::uint64_t* row(Index mask_row) const { return words + mask_row * chunk_tiles; }
+
+  /// Looks at every tile of the chunk at `chunk_begin` for the queries at positions `q`, `group_size` rows
+  /// each.
+  template <Mask M>
+  void look(const GroupMask<M>& mask, Range q, Index group_size, Index chunk_begin, Range retained) {
+    first_tile = chunk_tiles;
+    last_tile = -1;
+    whole = true;
+    Range keys[chunk_tiles];
+    for (Index t = 0; t < chunk_tiles; ++t) {
+      const Index begin = chunk_begin + t * tile_keys;
+      keys[t] = intersect({begin, begin + tile_keys}, retained);
+      tiles[t] = keys[t].empty() ? Coverage::none : mask.coverage(q, keys[t]);
+      if (tiles[t] == Coverage::none) continue;
+      first_tile = std::min(first_tile, t);
+      last_tile = t;
+    }
+    for (Index t = first_tile; t <= last_tile; ++t)
+      whole &= tiles[t] == Coverage::full && keys[t].size() == tile_keys;
+    if (whole) return;
+
+    rows_per_mask = mask.by_head() ? 1 : group_size;
+    num_masks = mask.by_head() ? q.size() * group_size : q.size();
+    for (Index row = 0; row < num_masks; ++row) {
+      const Index q_pos = q.begin + (mask.by_head() ? row / group_size : row);
+      const Index head = mask.by_head() ? row % group_size : 0;
+      for (Index t = first_tile; t <= last_tile; ++t) {
+        const Index offset = keys[t].begin - chunk_begin - t * tile_keys;
+        std::uint64_t word = 0;
+        if (tiles[t] == Coverage::full)
+          word = low_bits(keys[t].size());
+        else if (tiles[t] == Coverage::partial)
+          word = mask.bits(head, q_pos, keys[t].begin, keys[t].size());
+        words[row * chunk_tiles + t] = word << offset;
+      }
+    }
+  }
+};
+
+/// Consecutive rows of a block and the columns of one piece of a tile that any of them sees.
+struct RowRun {
+  Index row, rows;  // of the block
+  Index mask_row;   // of its first row
+  Range columns;    // within the piece
+  bool uniform;     // every row sees all of them
+};
+
+/// The columns [0, size) of a piece at bit `offset` of its tile's words.
+inline std::uint64_t piece_bits(std::uint64_t word, Index offset, Index size) {
+  return word >> offset & low_bits(size);
+}
+
+/// Calls `f(RowRun)` for runs of mask rows that see some of a piece, of about `rows_wanted` query rows each:
+/// on a causal diagonal, each run stops at its own last key.
+template <class F>
+void for_row_runs(const BlockMask& mask, Index tile, Index offset, Index size, Index rows_wanted, F&& f) {
+  const Index step = std::max<Index>(1, rows_wanted / mask.rows_per_mask);
+  for (Index begin = 0; begin < mask.num_masks; begin += step) {
+    const Index end = std::min(begin + step, mask.num_masks);
+    std::uint64_t any = 0, all = ~std::uint64_t{0};
+    for (Index row = begin; row < end; ++row) {
+      const std::uint64_t bits = piece_bits(mask.row(row)[tile], offset, size);
+      any |= bits;
+      all &= bits;
+    }
+    if (any == 0) continue;
+    const Range columns = {std::countr_zero(any), 64 - std::countl_zero(any)};
+    const bool uniform = all == (low_bits(columns.end) & ~low_bits(columns.begin));
+    f(RowRun{begin * mask.rows_per_mask, (end - begin) * mask.rows_per_mask, begin, columns, uniform});
+  }
+}
+
+}  // namespace gqa::detail

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <span>
+#include <vector>
+
+#include "gqa/core/scalar.hpp"
+#include "gqa/simd/kernels.hpp"
+
+namespace gqa {
+
+/// The natural-log sum of exponentials of a row kept as max (in powers of two) and sum: ln(2) * max +
+/// ln(sum); -inf for a row that saw nothing.
+template <class Acc>
+Acc lse_of(Acc max, Acc sum) {
+  return static_cast<Acc>(std::numbers::ln2_v<double> * static_cast<double>(max) +
+                          std::log(static_cast<double>(sum)));
+}
+
+/// The attention of rows of queries over some set of positions, in a form that merges with that over any
+/// other set (Milakov and Gimelshein 2018; Rabe and Staats 2021):
+///
+///     m = max_j s_j,   l = sum_j e^{s_j - m},   o = sum_j e^{s_j - m} v_j;   output o / l,  lse = m + ln(l)
+///
+/// Split keys, shared prefixes, several machines: all of it is `merge`. Merging is commutative and
+/// associative up to rounding, and a default state (of no positions) is its identity, exactly.
+template <class Acc = float>
+class OnlineSoftmax {
+ public:
+  /// `rows` rows of `dim` values that have seen nothing.
+  OnlineSoftmax(Index rows, Index dim)
+      : rows_(rows),
+        dim_(dim),
+        stride_(round_up(dim, simd::padding)),
+        o_(size(rows, stride_)),
+        m_(size(rows, 1), -std::numeric_limits<Acc>::infinity()),
+        l_(size(rows, 1)) {}
+
+  /// The state of an attention result: `output` rows x dim, packed, and `lse` a row, as attention() gives
+  /// them. Throws std::invalid_argument where the sizes do not fit.
+  OnlineSoftmax(Index rows, Index dim, std::span<const Acc> output, std::span<const Acc> lse)
+      : OnlineSoftmax(rows, dim) {
+    GQA_CHECK(static_cast<Index>(output.size()) == rows * dim, std::invalid_argument,
+              "output: size is " << output.size() << ", expected " << rows << " x " << dim);
+    GQA_CHECK(static_cast<Index>(lse.size()) == rows, std::invalid_argument,
+              "lse: size is " << lse.size() << ", expected " << rows);
+    for (Index r = 0; r < rows; ++r) {
+      const Acc row_lse = lse[static_cast<std::size_t>(r)];
+      if (row_lse == -std::numeric_limits<Acc>::infinity()) continue;
+      m_[static_cast<std::size_t>(r)] = row_lse * std::numbers::log2e_v<Acc>;
+      l_[static_cast<std::size_t>(r)] = 1;
+      for (Index d = 0; d < dim; ++d)
+        o_[size(r, stride_) + static_cast<std::size_t>(d)] =
+            output[size(r, dim) + static_cast<std::size_t>(d)];
+    }
+  }
+
+  Index rows() const { return rows_; }
+  Index dim() const { return dim_; }
+
+  /// Adds one position to one row: its score (natural units) and its value. -inf adds nothing, and the value
+  /// is not read.
+  void update(Index row, Acc score, std::span<const Acc> value) {
+    GQA_CHECK(row >= 0 && row < rows_, std::invalid_argument,
+              "row is " << row << ", expected less than " << rows_);
+    if (score == -std::numeric_limits<Acc>::infinity()) return;
+    GQA_CHECK(static_cast<Index>(value.size()) == dim_, std::invalid_argument,
+              "value: size is " << value.size() << ", expected " << dim_);
+    OnlineSoftmax one(1, dim_, value, std::span<const Acc>(&score, 1));
+    merge_rows(row, one, 0, 1);
+  }
+
+  /// Takes in the positions of `other`, which this must not share. Throws std::invalid_argument where the
+  /// sizes differ.
+  void merge(const OnlineSoftmax& other) {
+    GQA_CHECK(
+        other.rows_ == rows_ && other.dim_ == dim_, std::invalid_argument,
+        "other: size is " << other.rows_ << " x " << other.dim_ << ", expected " << rows_ << " x " << dim_);
+    merge_rows(0, other, 0, rows_);
+  }
+
+  /// rows x dim, packed: o / l; 0 in rows that saw nothing.
+  std::vector<Acc> output() const {
+    std::vector<Acc> result(size(rows_, dim_));
+    for (Index r = 0; r < rows_; ++r) {
+      const Acc l = l_[static_cast<std::size_t>(r)];
+      for (Index d = 0; d < dim_; ++d)
+        result[size(r, dim_) + static_cast<std::size_t>(d)] =
+            l == 0 ? Acc{0} : o_[size(r, stride_) + static_cast<std::size_t>(d)] / l;
+    }
+    return result;
+  }
+
+  /// Natural logarithm of each row's sum of exponentials; -inf in rows that saw nothing.
+  std::vector<Acc> lse() const {
+    std::vector<Acc> result(size(rows_, 1));
+    for (std::size_t r = 0; r < result.size(); ++r) result[r] = lse_of(m_[r], l_[r]);
+    return result;
+  }
+
+ private:
+  static std::size_t size(Index a, Index b) {
+    return static_cast<std::size_t>(checked_mul(a, b, "OnlineSoftmax"));
+  }
+
+  void merge_rows(Index row, const OnlineSoftmax& other, Index other_row, Index count) {
+    static const auto kernels = simd::row_kernels<Acc>(isa());
+    kernels.merge({o_.data() + row * stride_, m_.data() + row, l_.data() + row,
+                   other.o_.data() + other_row * stride_, other.m_.data() + other_row,
+                   other.l_.data() + other_row, count, dim_, stride_, stride_});
+  }
+
+  Index rows_, dim_, stride_;
+  std::vector<Acc> o_, m_, l_;
+};
+
+}  // namespace gqa

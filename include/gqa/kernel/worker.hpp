@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thread's part of a call: items -> chunks -> blocks -> two products and a softmax -> merge -> output.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <span>
+#include <type_traits>
+
+#include "gqa/kernel/block.hpp"
+#include "gqa/kernel/call.hpp"
+#include "gqa/kernel/chunk.hpp"
+#include "gqa/kernel/online_softmax.hpp"
+
+namespace gqa::detail {
+
+/// Unnormalised results of some rows: {o, max, sum} over some keys, o with `stride` elements a row.
+template <class Acc>
+struct RowState {
+  Acc* o;
+  Acc* max;
+  Acc* sum;
+
+  RowState(Arena& arena, Index rows, Index stride)
+      : o(arena.take<Acc>(checked_mul(rows, stride, "workspace"))),
+        max(arena.take<Acc>(rows)),
+        sum(arena.take<Acc>(rows)) {}
+  RowState(Acc* outputs, Acc* maxima, Acc* sums) : o(outputs), max(maxima), sum(sums) {}
+
+  RowState from(Index row, Index stride) const { return {o + row * stride, max + row, sum + row}; }
+
+  void clear(Index rows, Index stride) const {
+    std::fill(o, o + rows * stride, Acc{0});
+    std::fill(max, max + rows, -std::numeric_limits<Acc>::infinity());
+    std::fill(sum, sum + rows, Acc{0});
+  }
+};
+
+/// Scores are kept with a few columns more than a chunk has: the last product may write a vector past its
+/// last key, and rows a power of two apart would compete for the same sets of the first-level cache.
+inline constexpr Index score_stride = chunk_keys + simd::padding;
+
+/// The second-level cache that block sizes are derived from: 1 MiB is what current server cores have at
+/// least.
+inline constexpr Index cache_bytes = Index{1} << 20;
+
+/// Rows that a product on a partly masked tile is done for at a time: two register tiles, so that 4 rows a
+/// position still fill them.
+inline constexpr Index masked_run_rows = 12;
+
+/// One thread's part of a call.
+template <class Call>
+class Worker {
+ public:
+  using T = typename Call::T;
+  using Acc = typename Call::Acc;
+
+  Worker(Arena& arena, const Call& call, const ProductKernels<T>& products, const BlockSizes& blocks,
+         Index max_rows)
+      : call_(call),
+        products_(products),
+        rows_(simd::row_kernels<Acc>(isa())),
+        block_rows_(std::min(std::max(blocks.block_rows, call.heads.group_size), max_rows)),
+        q_stride_(round_up(call.head_dim(), simd::padding)),
+        o_stride_(call.value_stride()),
+        q_(arena.take<Acc>(checked_mul(max_rows, q_stride_, "workspace"))),
+        scores_(arena.take<Acc>(block_rows_ * score_stride)),
+        words_(arena.take<std::uint64_t>(block_rows_ * chunk_tiles)),
+        total_(arena, max_rows, o_stride_),
+        block_(arena, block_rows_, o_stride_),
+        chunk_(arena, call.head_dim(), call.view.value_dim(), call.view.scratch_bytes()) {}
+
+  /// Computes one item: into the caller's output, or chunk by chunk into `slots` where the item is part of a
+  /// split.
+  void run(const WorkItem& item, const RowState<Acc>& slots, Index slot_rows) {
+    const auto queries = call_.queries(item.seq);
+    const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head);
+    const Index group = call_.heads.size(item.kv_head);
+    const Index num_rows = item.q.size() * group;
+    const Range retained = call_.view.retained(item.seq);
+    const Range q_positions = {queries.first_position + item.q.begin, queries.first_position + item.q.end};
+    const Range kv = intersect(intersect(item.kv, retained), mask.bounds(q_positions));
+
+    pack_queries(queries, item, group);
+    const bool split = item.split >= 0;
+    if (!split) total_.clear(num_rows, o_stride_);
+    for (Index chunk = round_down(item.kv.begin, chunk_keys) / chunk_keys; chunk * chunk_keys < item.kv.end;
+         ++chunk) {
+      RowState<Acc> target = total_;
+      if (split) {
+        const Index slot = item.slot + chunk - item.kv.begin / chunk_keys;
+        target = slots.from(slot * slot_rows, o_stride_);
+        target.clear(num_rows, o_stride_);
+      }
+      if (intersect(kv, {chunk * chunk_keys, (chunk + 1) * chunk_keys}).empty()) continue;
+      if (!read_chunk(mask, item, chunk, q_positions, retained, num_rows)) continue;
+      const Index block_tokens = std::max<Index>(1, block_rows_ / group);
+      for (Index token = 0; token < item.q.size(); token += block_tokens) {
+        const Index tokens = std::min(block_tokens, item.q.size() - token);
+        const Range q = {q_positions.begin + token, q_positions.begin + token + tokens};
+        attend_block(mask, item, q, token * group, group, retained, target.from(token * group, o_stride_));
+      }
+    }
+    if (!split) finish(item, total_);
+  }
+
+  /// Merges the chunks of a split in ascending order, as run() does one by one, and writes the output.
+  void finish_split(const WorkItem& item, const Split& split, const RowState<Acc>& slots, Index slot_rows) {
+    const Index num_rows = item.q.size() * call_.heads.size(item.kv_head);
+    total_.clear(num_rows, o_stride_);
+    for (Index slot = split.first_slot; slot < split.first_slot + split.num_slots; ++slot)
+      merge(total_, slots.from(slot * slot_rows, o_stride_), num_rows);
+    finish(item, total_);
+  }
+
+ private:
+  /// Rows of queries are position-major: row = token * group + head, so that a causal block's rows end in
+  /// order.
+  template <class Queries>
+  void pack_queries(const Queries& queries, const WorkItem& item, Index group) {
+    using TQ = std::remove_const_t<std::remove_pointer_t<decltype(queries.q)>>;
+    // A negative scale turns q around and a zero one clears it, exactly; the softmax then multiplies by
+    // |scale| or 1.
+    const Acc sign = call_.scale > 0 ? Acc{1} : call_.scale < 0 ? Acc{-1} : call_.scale;
+    const auto convert = simd::convert_kernels<TQ>(isa());
+    for (Index token = item.q.begin; token < item.q.end; ++token) {
+      for (Index i = 0; i < group; ++i) {
+        const TQ* from = queries.q + token * queries.q_token_stride +
+                         call_.heads.q_head(item.kv_head, i) * queries.q_head_stride;
+        const Index row = (token - item.q.begin) * group + i;
+        Acc* to = q_ + row * q_stride_;
+        if constexpr (std::is_same_v<TQ, bfloat16>) {
+          if (products_.dot) {  // the same rows, as bfloat16 in pairs; scores_ is free until the first block
+            bfloat16* packed = reinterpret_cast<bfloat16*>(q_) + row * q_stride_;
+            std::fill(packed + call_.head_dim(), packed + q_stride_, bfloat16{});
+            for (Index d = 0; d < call_.head_dim(); d += chunk_keys) {
+              const Index count = std::min(chunk_keys, call_.head_dim() - d);
+              convert.widen(from + d, count, sign, scores_);
+              convert.narrow(scores_, count, Acc{1}, packed + d);
+            }
+            continue;
+          }
+        }
+        convert.widen(from, call_.head_dim(), sign, to);
+        std::fill(to + call_.head_dim(), to + q_stride_, Acc{0});
+      }
+    }
+  }
+
+  const void* q_row(Index row) const {
+    if (products_.dot) return reinterpret_cast<const bfloat16*>(q_) + row * q_stride_;
+    return q_ + row * q_stride_;
+  }
+  const void* p_at(Index row, Index column) const {
+    if (products_.dot) return reinterpret_cast<const bfloat16*>(scores_ + row * score_stride) + column;
+    return scores_ + row * score_stride + column;
+  }
+  Index p_stride() const { return products_.dot ? 2 * score_stride : score_stride; }
+
+  /// Reads the tiles of a chunk that any query of the item may see; false where there is none.
+  template <class GroupMaskType>
+  bool read_chunk(const GroupMaskType& mask, const WorkItem& item, Index chunk, Range q, Range retained,
+                  Index rows) {
+    chunk_.begin(chunk);
+    for (Index t = 0; t < chunk_tiles; ++t) {
+      const Index begin = chunk * chunk_keys + t * tile_keys;
+      const Range keys = intersect({begin, begin + tile_keys}, retained);
+      if (keys.empty() || mask.coverage(q, keys) == Coverage::none) continue;
+      chunk_.read(call_.view, products_, item.seq, item.kv_head, keys, rows);
+    }
+    return chunk_.pieces_begin() != chunk_.pieces_end();
+  }
+
+  /// The softmax of one chunk for the queries at positions `q`, which are rows `first_row`... of the item,
+  /// merged into `target`.
+  template <class GroupMaskType>
+  void attend_block(const GroupMaskType& mask, const WorkItem& item, Range q, Index first_row, Index group,
+                    Range retained, RowState<Acc> target) {
+    BlockMask& seen = seen_;
+    seen.words = words_;
+    seen.look(mask, q, group, chunk_.begin(), retained);
+    if (seen.last_tile < 0) return;
+    const Index rows = q.size() * group;
+
+    score_products(seen, first_row, rows);
+    Acc scale = std::abs(call_.scale) == Acc{0} ? Acc{1} : std::abs(call_.scale);
+    if constexpr (!std::is_same_v<typename Call::ScoreType, ScoreChain<>>) {
+      modify_scores(seen, item, q, group, scale);
+      scale = 1;
+    }
+    const Index first_column = seen.first_tile * tile_keys;
+    rows_.softmax({scores_ + first_column, score_stride, rows,
+                   (seen.last_tile + 1) * tile_keys - first_column, scale * std::numbers::log2e_v<Acc>,
+                   seen.whole ? nullptr : words_ + seen.first_tile, chunk_tiles,
+                   seen.whole ? 1 : seen.rows_per_mask, block_.max, block_.sum, products_.dot});
+    value_products(seen, rows, first_column);
+    merge(target, block_, rows);
+  }
+
+  /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
+  void score_products(const BlockMask& seen, Index first_row, Index rows) {
+    for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
+      const Index tile = piece->column / tile_keys;
+      const auto multiply = [&](Index row, Index count, Range columns) {
+        columns.begin = round_down(columns.begin, simd::padding);
+        piece->k.product({q_row(first_row + row), q_stride_, piece->k.at(0, columns.begin), piece->k.stride,
+                          scores_ + row * score_stride + piece->column + columns.begin, score_stride, count,
+                          call_.head_dim(), columns.size(), false, prefetch(rows)});
+      };
+      if (seen.tiles[tile] == Coverage::full)
+        multiply(0, rows, {0, piece->size});
+      else if (seen.tiles[tile] == Coverage::partial)
+        for_row_runs(seen, tile, piece->column % tile_keys, piece->size, masked_run_rows,
+                     [&](const RowRun& run) { multiply(run.row, run.rows, run.columns); });
+    }
+  }
+
+  /// block = P V. Weights of 0 multiply nothing but finite values: a masked NaN must not reach a row that
+  /// cannot see it.
+  void value_products(const BlockMask& seen, Index rows, Index first_column) {
+    std::fill(block_.o, block_.o + rows * o_stride_, Acc{0});
+    for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
+      const Index tile = piece->column / tile_keys, offset = piece->column % tile_keys,
+                  group = piece->v.group;
+      const auto multiply = [&](const Operand& v, Index row, Index count, Range keys) {
+        keys.begin = round_down(keys.begin, group);
+        // The softmax wrote its weights from first_column on: packed ones stand at the front of that.
+        const void* p = products_.dot
+                            ? reinterpret_cast<const bfloat16*>(scores_ + row * score_stride + first_column) +
+                                  (piece->column - first_column + keys.begin)
+                            : p_at(row, piece->column + keys.begin);
+        v.product({p, p_stride(), v.at(keys.begin, 0), v.stride, block_.o + row * o_stride_, o_stride_, count,
+                   keys.size(), o_stride_, true, prefetch(rows)});
+      };
+      if (seen.tiles[tile] == Coverage::full && piece->size % group == 0) {
+        multiply(piece->v, 0, rows, {0, piece->size});
+      } else if (seen.tiles[tile] != Coverage::none) {
+        for_row_runs(seen, tile, offset, piece->size, masked_run_rows, [&](const RowRun& run) {
+          const bool exact = run.uniform && run.columns.begin % group == 0 && run.columns.end % group == 0;
+          if (exact || chunk_.finite(*piece, products_)) {
+            multiply(piece->v, run.row, run.rows, run.columns);
+            return;
+          }
+          for (Index row = run.row; row < run.row + run.rows; row += seen.rows_per_mask) {
+            const auto bits = piece_bits(seen.row(row / seen.rows_per_mask)[tile], offset, piece->size);
+            multiply(chunk_.clean_values(*piece, bits), row, seen.rows_per_mask, run.columns);
+          }
+        });
+      }
+    }
+  }
+
+  /// scale -> soft-cap -> bias, on the scores that are seen and no others.
+  void modify_scores(const BlockMask& seen, const WorkItem& item, Range q, Index group, Acc scale) {
+    const Index rows = q.size() * group;
+    for (Index row = 0; row < rows; ++row) {
+      Acc* scores = scores_ + row * score_stride;
+      const Index q_head = call_.heads.q_head(item.kv_head, row % group);
+      for (Index t = seen.first_tile; t <= seen.last_tile; ++t) {
+        const std::uint64_t word = seen.whole ? ~std::uint64_t{0} : seen.row(row / seen.rows_per_mask)[t];
+        if (word == 0) continue;
+        const Index begin = t * tile_keys + std::countr_zero(word),
+                    end = (t + 1) * tile_keys - std::countl_zero(word);
+        for (Index j = begin; j < end; ++j) scores[j] *= scale;
+        call_.score.mod(std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
+                        ScoreRow{item.seq, q_head, q.begin + row / group, chunk_.begin() + begin});
+      }
+    }
+  }
+
+  void merge(RowState<Acc> into, RowState<Acc> from, Index rows) const {
+    rows_.merge(
+        {into.o, into.max, into.sum, from.o, from.max, from.sum, rows, o_stride_, o_stride_, o_stride_});
+  }
+
+  /// output = o / sum and lse, with the learned sink as one more exponential in the sum.
+  void finish(const WorkItem& item, RowState<Acc> state) {
+    const auto queries = call_.queries(item.seq);
+    using TO = std::remove_pointer_t<decltype(queries.out)>;
+    const auto convert = simd::convert_kernels<TO>(isa());
+    const Index group = call_.heads.size(item.kv_head);
+    for (Index row = 0; row < item.q.size() * group; ++row) {
+      const Index token = item.q.begin + row / group, q_head = call_.heads.q_head(item.kv_head, row % group);
+      Acc* o = state.o + row * o_stride_;
+      if (call_.sinks != nullptr) {
+        // A position whose score is the sink and whose value is 0.
+        block_.clear(1, o_stride_);
+        block_.max[0] = static_cast<Acc>((*call_.sinks)(q_head)*std::numbers::log2e_v<double>);
+        block_.sum[0] = 1;
+        merge(state.from(row, o_stride_), block_, 1);
+      }
+      const Acc sum = state.sum[row];
+      TO* out = queries.out + token * queries.out_token_stride + q_head * queries.out_head_stride;
+      if (sum == Acc{0})
+        std::fill(out, out + call_.view.value_dim(), TO{});
+      else
+        convert.narrow(o, call_.view.value_dim(), Acc{1} / sum, out);
+      if (queries.lse != nullptr)
+        queries.lse[token * queries.lse_token_stride + q_head * queries.lse_head_stride] =
+            lse_of(state.max[row], sum);
+    }
+  }
+
+  /// Few rows read keys and values as fast as memory gives them; many come back to what is in cache already.
+  static Index prefetch(Index rows) { return rows <= 32 ? 16384 : 0; }
+
+  const Call& call_;
+  const ProductKernels<T>& products_;
+  simd::RowKernels<Acc> rows_;
+  Index block_rows_, q_stride_, o_stride_;
+  Acc* q_;
+  Acc* scores_;
+  std::uint64_t* words_;
+  RowState<Acc> total_, block_;
+  Chunk<T> chunk_;
+  BlockMask seen_;
+};
+
+}  // namespace gqa::detail

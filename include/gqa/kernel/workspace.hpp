@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <new>
+
+#include "gqa/core/shape.hpp"
+#include "gqa/kernel/plan.hpp"
+
+namespace gqa {
+
+/// Memory that attention works in. A caller who keeps one across calls pays for its memory once: calls no
+/// larger than an earlier one allocate nothing. It belongs to one call at a time, and holds nothing worth
+/// keeping between two.
+class Workspace {
+ public:
+  /// What it holds now.
+  Index bytes() const {
+    return capacity_ + static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
+                                          plan_.splits.capacity() * sizeof(Split));
+  }
+
+  /// At least `size` bytes, aligned to 64; what was there before is lost. Throws std::bad_alloc.
+  std::byte* reserve(Index size) {
+    if (size > capacity_) {
+      memory_.reset();
+      capacity_ = 0;
+      memory_.reset(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(size), alignment)));
+      capacity_ = size;
+    }
+    return memory_.get();
+  }
+
+  Plan& plan() { return plan_; }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  struct Free {
+    void operator()(std::byte* p) const { ::operator delete(p, alignment); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  Index capacity_ = 0;
+  Plan plan_;
+};
+
+namespace detail {
+
+/// Lays arrays out one after another, each at a multiple of 64 bytes. Run once without memory to learn the
+/// size.
+class Arena {
+ public:
+  explicit Arena(std::byte* memory = nullptr) : memory_(memory) {}
+
+  template <class T>
+  T* take(Index count) {
+    std::byte* at = memory_ == nullptr ? nullptr : memory_ + used_;
+    used_ = checked_add(used_, round_up(checked_mul(count, sizeof(T), "workspace"), 64), "workspace");
+    return reinterpret_cast<T*>(at);
+  }
+  Index used() const { return used_; }
+
+ private:
+  std::byte* memory_;
+  Index used_ = 0;
+};
+
+}  // namespace detail
+
+}  // namespace gqa

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+
+#include "gqa/core/scalar.hpp"
+#include "gqa/core/shape.hpp"
+#include "gqa/simd/product.hpp"
+
+namespace gqa {
+
+using simd::element_group;
+using simd::tile_keys;
+
+/// How a tile's elements stand in memory.
+enum class TileLayout {
+  packed,       ///< keys dim-major, in element groups: what the kernels read as it is
+  token_major,  ///< a caller's tensor: a row a token, for keys and values; packed into scratch before use
+};
+
+/// Consecutive keys and values of one sequence and KV head that can be read as one piece. With E =
+/// element_group<T>:
+///
+///     packed:       key j, dim d at k[(d / E) * k_stride + j * E + d % E]
+///                   value j, dim c at v[(j / E) * v_stride + c * E + j % E]
+///     token_major:  k[j * k_stride + d],  v[j * v_stride + c]
+///
+/// A packed tile begins at a multiple of simd::padding keys and is readable up to the next multiple of that
+/// many keys (of k) and dims (of v). Where E is 2, the second half of an odd last dim of k is 0.
+template <Scalar T>
+struct KVTile {
+  const T* k = nullptr;
+  Index k_stride = 0;
+  const T* v = nullptr;
+  Index v_stride = 0;
+  Index size = 0;
+  TileLayout layout = TileLayout::packed;
+};
+
+/// Where keys and values are: what attention reads, and all it knows of a cache.
+///
+/// `retained(seq)` are the absolute positions that can be read. `tile(seq, kv_head, want, scratch)` is the
+/// longest prefix of `want` that can be read as one piece, never empty; `want` is retained and never crosses
+/// a multiple of tile_keys. A view that has to decode what it stores does so into `scratch`, which has
+/// `scratch_bytes()` for each tile and stays valid while the tile is used. Pages, rings and quantised blocks
+/// merely shorten or decode tiles.
+template <class V>
+concept KVView = requires(const V& view, Index i, Range want, void* scratch) {
+  typename V::Scalar;
+  { view.num_seqs() } -> std::convertible_to<Index>;
+  { view.num_kv_heads() } -> std::convertible_to<Index>;
+  { view.head_dim() } -> std::convertible_to<Index>;
+  { view.value_dim() } -> std::convertible_to<Index>;
+  { view.retained(i) } -> std::same_as<Range>;
+  { view.tile(i, i, want, scratch) } -> std::same_as<KVTile<typename V::Scalar>>;
+  { view.scratch_bytes() } -> std::convertible_to<Index>;
+};
+
+}  // namespace gqa
