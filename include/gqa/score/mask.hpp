@@ -8,6 +8,7 @@
 #include "gqa/score/compose.hpp"
 #include "gqa/score/dilated.hpp"
 #include "gqa/score/document.hpp"
+#include "gqa/score/explain.hpp"
 #include "gqa/score/layer_pattern.hpp"
 #include "gqa/score/mask_concept.hpp"
 #include "gqa/score/mask_fn.hpp"
