@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// How large a KV cache is, and how large multi-head or multi-query attention would make it.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cache_size.hpp"
+#include "models.hpp"
+#include "report.hpp"
+
+namespace cache_size {
+namespace {
+
+struct Options {
+  std::string model;
+  bool list = false;
+  bool json = false;
+  std::string dtype = "bf16";
+  std::optional<Index> context, layers, heads, kv_heads, head_dim, value_dim, latent_dim, window,
+      local_layers;
+};
+
+void add_options(CLI::App& app, Options& o) {
+  app.add_option("--model", o.model, "A published model, from --list")->type_name("NAME");
+  app.add_flag("--list", o.list, "All published models, with their sources");
+  app.add_flag("--json", o.json, "Print JSON");
+  app.add_option("--dtype", o.dtype, "f64, f32, f16, bf16, fp8, int8 or int4 (their scales are not counted)")
+      ->capture_default_str();
+  app.add_option("--context", o.context, "Tokens of the sequence (default: the model's longest)");
+  const auto add_shape = [&](const char* name, std::optional<Index>& value, const char* help) {
+    app.add_option(name, value, help)->group("Any other model");
+  };
+  add_shape("--layers", o.layers, "Layers that have a cache");
+  add_shape("--heads", o.heads, "Query heads");
+  add_shape("--kv-heads", o.kv_heads, "KV heads");
+  add_shape("--head-dim", o.head_dim, "Elements of a key");
+  add_shape("--value-dim", o.value_dim, "Elements of a value (default: --head-dim)");
+  add_shape("--latent-dim", o.latent_dim,
+            "MLA: elements kept a token and layer, in place of keys and values");
+  add_shape("--window", o.window, "Tokens that a local layer keeps");
+  add_shape("--local-layers", o.local_layers, "How many layers are local (default with --window: all)");
+}
+
+void check_one_of(const Options& o) {
+  bool own = false;
+  for (const auto& value :
+       {o.layers, o.heads, o.kv_heads, o.head_dim, o.value_dim, o.latent_dim, o.window, o.local_layers})
+    own = own || value.has_value();
+  GQA_CHECK(int{own} + int{!o.model.empty()} + int{o.list} <= 1, std::invalid_argument,
+            "--model, --list and the sizes of another model exclude one another");
+  GQA_CHECK(!o.local_layers || o.window, std::invalid_argument, "--local-layers needs --window");
+}
+
+Index required(const char* name, const std::optional<Index>& value) {
+  GQA_CHECK(value, std::invalid_argument, name << " is missing (or name a --model)");
+  return *value;
+}
+
+Case published(const Model& model, const Options& o) {
+  return {std::string(model.name), model.source, model.shape, o.context.value_or(model.context), o.dtype};
+}
+
+Case described(const Options& o) {
+  Shape shape{.layers = required("--layers", o.layers),
+              .q_heads = required("--heads", o.heads),
+              .kv_heads = required("--kv-heads", o.kv_heads),
+              .head_dim = required("--head-dim", o.head_dim)};
+  shape.value_dim = o.value_dim.value_or(shape.head_dim);
+  shape.latent_dim = o.latent_dim.value_or(0);
+  shape.local_layers = o.window ? o.local_layers.value_or(shape.layers) : 0;
+  shape.window = o.window.value_or(0);
+  if (o.window) check_at_least("window", shape.window, 1);
+  if (o.latent_dim) check_at_least("latent-dim", shape.latent_dim, 1);
+  return {"this model", "", shape, required("--context", o.context), o.dtype};
+}
+
+void run(const Options& o) {
+  check_one_of(o);
+  std::vector<Case> cases;
+  if (o.list)
+    for (const Model& model : models) cases.push_back(published(model, o));
+  else
+    cases.push_back(o.model.empty() ? described(o) : published(find_model(o.model), o));
+  for (const Case& c : cases) {
+    check(c.shape);
+    check_at_least("context", c.context, 1);
+  }
+  if (o.json) {
+    auto list = nlohmann::ordered_json::array();
+    for (const Case& c : cases) list.push_back(json_of(c));
+    std::cout << (o.list ? list : list.front()).dump(2) << "\n";
+  } else if (o.list) {
+    std::cout << list_text(cases);
+  } else {
+    std::cout << text_of(cases.front());
+  }
+}
+
+}  // namespace
+}  // namespace cache_size
+
+int main(int argc, char** argv) {
+  cache_size::Options options;
+  CLI::App app{
+      "The size of a KV cache, and what multi-head (MHA) or multi-query attention (MQA) would make of it."};
+  cache_size::add_options(app, options);
+  try {
+    app.parse(argc, argv);
+    if (argc == 1) options.list = true;
+    cache_size::run(options);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cache_size: %s\n", error.what());
+    return 2;
+  }
+  if (std::cout.flush()) return 0;
+  std::fprintf(stderr, "cache_size: cannot write\n");
+  return 1;
+}
