@@ -357,6 +357,14 @@ std::string message_of(F&& call) {
   return "nothing thrown";
 }
 
+TEST(Rope, DefaultsAreTheOriginalRotation) {
+  const Rope rope({.layout = RopeLayout::half, .head_dim = 8});
+  EXPECT_EQ(rope.pairs(), 4);
+  EXPECT_EQ(rope.attention_factor(), 1);
+  const double expected[] = {1, 0.1, 0.01, 0.001};  // 10000^(-2i / 8)
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(rope.inverse_frequencies()[i], expected[i], 1e-16);
+}
+
 TEST(Rope, RefusesAWrongConfiguration) {
   const auto message = [](RopeConfig config) { return message_of([&] { Rope rope(config); }); };
   const double nan = std::numeric_limits<double>::quiet_NaN();
