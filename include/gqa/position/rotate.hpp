@@ -145,10 +145,11 @@ auto as_rotatable(X& x, Index head_dim) {
                 "gqa: rope changes its tensor in place, and this one is const");
   GQA_CHECK(view.dim == head_dim, std::invalid_argument,
             "x: head_dim is " << view.dim << ", expected " << head_dim);
+  const bool empty = view.batch == 0 || view.tokens == 0 || view.heads == 0;
   const bool shared = (view.batch > 1 && view.batch_stride == 0) ||
                       (view.tokens > 1 && view.token_stride == 0) ||
                       (view.heads > 1 && view.head_stride == 0);
-  GQA_CHECK(!shared, std::invalid_argument,
+  GQA_CHECK(empty || !shared, std::invalid_argument,
             "x: strides are " << view.batch_stride << ", " << view.token_stride << ", " << view.head_stride
                               << " (batch, token, head), expected none to be 0: x is changed in place");
   return view;
