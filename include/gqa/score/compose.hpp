@@ -45,6 +45,32 @@ constexpr Coverage coverage_by_rows(const M& mask, Range q, Range kv) {
   return all ? Coverage::full : Coverage::none;
 }
 
+/// A mask that lives elsewhere.
+template <PositionMask M>
+class MaskRef {
+ public:
+  constexpr MaskRef(const M& mask) : mask_(&mask) {}  // NOLINT: converts on purpose
+
+  constexpr bool operator()(Index q_pos, Index kv_pos) const { return (*mask_)(q_pos, kv_pos); }
+  constexpr Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
+  constexpr Range bounds(Range q) const { return kv_bounds(*mask_, q); }
+  constexpr std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
+    return row_bits(*mask_, q_pos, kv_begin, count);
+  }
+
+ private:
+  const M* mask_;
+};
+
+template <class M>
+inline constexpr bool has_row_form<MaskRef<M>> = has_row_form<M>;
+
+/// What a composition holds of a part bound to a sequence and a head: the part itself where it was made for
+/// them, else a reference, as kernels bind for every row and copies of masks may share tables between
+/// threads.
+template <class Bound>
+using BoundPart = std::conditional_t<std::is_reference_v<Bound>, MaskRef<std::remove_cvref_t<Bound>>, Bound>;
+
 /// What & and | have in common: two masks, and what they ask of a call.
 template <Mask A, Mask B>
 class MaskPair {
@@ -101,8 +127,8 @@ class AndMask : public detail::MaskPair<A, B> {
   }
 
   constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
-    using BoundA = std::remove_cvref_t<decltype(mask_for(this->a_, seq, q_head))>;
-    using BoundB = std::remove_cvref_t<decltype(mask_for(this->b_, seq, q_head))>;
+    using BoundA = detail::BoundPart<decltype(mask_for(this->a_, seq, q_head))>;
+    using BoundB = detail::BoundPart<decltype(mask_for(this->b_, seq, q_head))>;
     return AndMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
   }
 };
@@ -140,8 +166,8 @@ class OrMask : public detail::MaskPair<A, B> {
   }
 
   constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
-    using BoundA = std::remove_cvref_t<decltype(mask_for(this->a_, seq, q_head))>;
-    using BoundB = std::remove_cvref_t<decltype(mask_for(this->b_, seq, q_head))>;
+    using BoundA = detail::BoundPart<decltype(mask_for(this->a_, seq, q_head))>;
+    using BoundB = detail::BoundPart<decltype(mask_for(this->b_, seq, q_head))>;
     return OrMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
   }
 };
@@ -173,7 +199,7 @@ class NotMask {
   }
 
   constexpr auto at(Index seq, Index q_head) const requires BoundMask<A> {
-    return NotMask<std::remove_cvref_t<decltype(a_.at(seq, q_head))>>(a_.at(seq, q_head));
+    return NotMask<detail::BoundPart<decltype(mask_for(a_, seq, q_head))>>(mask_for(a_, seq, q_head));
   }
 
   constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
