@@ -39,7 +39,5 @@ foreach(consumer find_package add_subdirectory fetch_content)
            WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 endforeach()
 
-if(EXISTS "${PROJECT_SOURCE_DIR}/include/gqa/gqa.hpp")
-  add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
-           WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
-endif()
+add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")

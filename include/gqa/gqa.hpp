@@ -3,4 +3,7 @@
 #pragma once
 
 #include "gqa/attention.hpp"
+#include "gqa/core/version.hpp"
 #include "gqa/position/rope.hpp"
+#include "gqa/reference/attention.hpp"
+#include "gqa/score/qk_norm.hpp"

@@ -49,9 +49,22 @@ def included_header(target, header, root):
     return None
 
 
+def unreached(root, included):
+    """Lines for the headers that gqa.hpp, which is to include everything, does not reach."""
+    seen, todo = set(), ["gqa.hpp"]
+    while todo:
+        header = todo.pop()
+        if header not in seen:
+            seen.add(header)
+            todo += included.get(header, ())
+    return [f"{header}:1: gqa.hpp does not include it" for header in included
+            if header.endswith(".hpp") and header not in seen]
+
+
 def violations(root):
     """Lines `header:line: what is wrong` for every header below `root` (the folder include/gqa)."""
     found = []
+    included = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         header = pathlib.PurePosixPath(path.relative_to(root).as_posix())
 
@@ -71,6 +84,7 @@ def violations(root):
             report(1, f"is in no layer; the layers are {', '.join(LAYERS)}")
             continue
         text = without_comments(raw)
+        included[str(header)] = []
         for match in INCLUDE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             try:
@@ -80,6 +94,7 @@ def violations(root):
                 continue
             if target is None:
                 continue
+            included[str(header)].append(str(target))
             other = layer_of(target)
             if not (root / target).is_file():
                 report(line, f"includes {target}, which does not exist")
@@ -91,6 +106,8 @@ def violations(root):
             for match in re.finditer(name, text):
                 if str(header) != home:
                     report(text.count("\n", 0, match.start()) + 1, f"only {home} may name {match.group()}")
+    if "gqa.hpp" in included:
+        found += unreached(root, included)
     return found
 
 

@@ -50,6 +50,11 @@ class CheckLayers(unittest.TestCase):
         self.assertEqual(self.violations({"core/tensor.hpp": "using T = Eigen::Tensor<float, 3>;\n"}), [])
         self.assertEqual(self.violations({"kv/a.hpp": "// takes an Eigen::Tensor\nint x; /* Eigen::Tensor */\n"}), [])
 
+    def test_the_header_that_includes_everything(self):
+        tree = {"core/a.hpp": "", "kv/b.hpp": "#include <gqa/core/a.hpp>\n"}
+        self.expect_one({**tree, "gqa.hpp": "#include <gqa/core/a.hpp>\n"}, "kv/b.hpp:1: gqa.hpp does not include it")
+        self.assertEqual(self.violations({**tree, "gqa.hpp": "#include <gqa/kv/b.hpp>\n"}), [])
+
     def test_an_include_that_cannot_be_followed(self):
         self.expect_one({"core/a.hpp": "#include SOME_MACRO\n"}, "cannot tell")
         self.expect_one({"core/a.hpp": '#include "nothing.hpp"\n'}, "neither")
