@@ -5,11 +5,13 @@
 #include <cstring>
 #include <stdexcept>
 #include <type_traits>
+#include <vector>
 
 #include "gqa/core/error.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/simd/kernels.hpp"
 
 namespace gqa {
 
@@ -88,37 +90,30 @@ inline void turn(V& a, V& b, V cos, V sin) {
   }
 }
 
-template <RopeLayout Layout, Turn Direction, class T, class Acc>
-inline void rotate_head(T* x, Index pairs, Row<Acc> row) {
+template <RopeLayout Layout, Turn Direction, class Acc>
+inline void rotate_head(Acc* x, Index pairs, Row<Acc> row) {
   constexpr bool interleaved = Layout == RopeLayout::interleaved;
+  constexpr Index lanes = num_lanes<Acc>;
   Index i = 0;
-  if constexpr (std::is_same_v<T, Acc>) {
-    constexpr Index lanes = num_lanes<Acc>;
-    for (; i + lanes <= pairs; i += lanes) {
-      Acc* const first = interleaved ? x + 2 * i : x + i;
-      Acc* const second = interleaved ? first + lanes : first + pairs;
-      Lanes<Acc> a = load_lanes(first), b = load_lanes(second);
-      if constexpr (interleaved) split_pairs<Acc>(a, b);
-      turn<Direction>(a, b, load_lanes(row.cos + i), load_lanes(row.sin + i));
-      if constexpr (interleaved) join_pairs<Acc>(a, b);
-      store_lanes<Acc>(first, a);
-      store_lanes<Acc>(second, b);
-    }
+  for (; i + lanes <= pairs; i += lanes) {
+    Acc* const first = interleaved ? x + 2 * i : x + i;
+    Acc* const second = interleaved ? first + lanes : first + pairs;
+    Lanes<Acc> a = load_lanes(first), b = load_lanes(second);
+    if constexpr (interleaved) split_pairs<Acc>(a, b);
+    turn<Direction>(a, b, load_lanes(row.cos + i), load_lanes(row.sin + i));
+    if constexpr (interleaved) join_pairs<Acc>(a, b);
+    store_lanes<Acc>(first, a);
+    store_lanes<Acc>(second, b);
   }
-  for (; i < pairs; ++i) {
-    T& first = interleaved ? x[2 * i] : x[i];
-    T& second = interleaved ? x[2 * i + 1] : x[i + pairs];
-    Acc a = static_cast<Acc>(first), b = static_cast<Acc>(second);
-    turn<Direction>(a, b, row.cos[i], row.sin[i]);
-    first = static_cast<T>(a);
-    second = static_cast<T>(b);
-  }
+  for (; i < pairs; ++i)
+    turn<Direction>(interleaved ? x[2 * i] : x[i], interleaved ? x[2 * i + 1] : x[i + pairs], row.cos[i],
+                    row.sin[i]);
 }
 
 // Never inlined: one copy of the arithmetic, so that a token gets the same bits however it is reached
 // (inlined copies may contract multiplications and additions differently).
-template <RopeLayout Layout, Turn Direction, class T, class Acc>
-[[gnu::noinline]] void rotate_heads(T* x, Index heads, Index head_stride, Index pairs, Row<Acc> row) {
+template <RopeLayout Layout, Turn Direction, class Acc>
+[[gnu::noinline]] void rotate_heads(Acc* x, Index heads, Index head_stride, Index pairs, Row<Acc> row) {
   for (Index h = 0; h < heads; ++h) rotate_head<Layout, Direction>(x + h * head_stride, pairs, row);
 }
 
@@ -126,14 +121,25 @@ template <RopeLayout Layout, Turn Direction, class T, class Acc>
 /// together.
 template <Turn Direction, class T, class RowOf>
 void rotate(const TensorView<T>& x, RopeLayout layout, Index pairs, RowOf&& row) {
-  for (Index t = 0; t < x.tokens; ++t)
-    for (Index b = 0; b < x.batch; ++b) {
-      if (layout == RopeLayout::half)
-        rotate_heads<RopeLayout::half, Direction>(x.at(b, t, 0), x.heads, x.head_stride, pairs, row(b, t));
-      else
-        rotate_heads<RopeLayout::interleaved, Direction>(x.at(b, t, 0), x.heads, x.head_stride, pairs,
-                                                         row(b, t));
-    }
+  using Acc = Accumulator<T>;
+  const auto turn_heads = layout == RopeLayout::half ? &rotate_heads<RopeLayout::half, Direction, Acc>
+                                                     : &rotate_heads<RopeLayout::interleaved, Direction, Acc>;
+  if constexpr (std::is_same_v<T, Acc>) {
+    for (Index t = 0; t < x.tokens; ++t)
+      for (Index b = 0; b < x.batch; ++b) turn_heads(x.at(b, t, 0), x.heads, x.head_stride, pairs, row(b, t));
+  } else {  // a head at a time through a copy in Acc
+    const simd::ConvertKernels<T> convert = simd::convert_kernels<T>(isa());
+    std::vector<Acc> head(static_cast<std::size_t>(2 * pairs));
+    for (Index t = 0; t < x.tokens; ++t)
+      for (Index b = 0; b < x.batch; ++b) {
+        const Row<Acc> angles = row(b, t);
+        for (Index h = 0; h < x.heads; ++h) {
+          convert.widen(x.at(b, t, h), 2 * pairs, 1, head.data());
+          turn_heads(head.data(), 1, 0, pairs, angles);
+          convert.narrow(head.data(), 2 * pairs, 1, x.at(b, t, h));
+        }
+      }
+  }
 }
 
 /// The view of a tensor that is changed in place. Throws std::invalid_argument for another head_dim and for
