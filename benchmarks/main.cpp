@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// gqa_bench: measures the machine, then each case against it. benchmarks/README.md says how to read the
+// report.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <gqa/core/version.hpp>
+#include <gqa/simd/isa.hpp>
+#include <iostream>
+
+#include "rows.hpp"
+#include "serve.hpp"
+#include "store.hpp"
+
+namespace bench {
+namespace {
+
+/// The least time a row can take on this machine, in seconds; 0 where the machine was not measured.
+double floor_seconds(const Row& row, const Machine& machine) {
+  const Limits& limits = machine.limits(row.threads);
+  if (limits.read_memory == 0) return 0;
+  const double peak = row.dtype == Dtype::bf16 ? std::max(limits.fma_f32, limits.dot_bf16) : limits.fma_f32;
+  return std::max(row.bytes / machine.bandwidth(row.threads, row.footprint), row.flops / peak);
+}
+
+void time(benchmark::State& state, const Row& row, const Machine& machine, Store& store) {
+  Subject* subject = nullptr;
+  Eigen::ThreadPool* pool = nullptr;
+  try {
+    subject = &store.subject(row);
+    pool = store.pool(row.threads);
+    if (const std::string wrong = store.check(row, *subject); !wrong.empty())
+      return state.SkipWithError(wrong.c_str());
+  } catch (const std::exception& error) {
+    return state.SkipWithError(error.what());
+  }
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) subject->run(pool);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+
+  const double floor = floor_seconds(row, machine);
+  state.counters["bytes"] = row.bytes;
+  state.counters["flops"] = row.flops;
+  state.counters["floor_ms"] = floor * 1e3;
+  state.counters["roofline"] = floor * static_cast<double>(state.iterations()) / elapsed.count();
+  const Limits& limits = machine.limits(row.threads);
+  if (row.dtype == Dtype::bf16 && limits.matrix_bf16 != 0 && row.flops != 0) {
+    state.counters["matrix_unit_floor_ms"] =
+        1e3 *
+        std::max(row.bytes / machine.bandwidth(row.threads, row.footprint), row.flops / limits.matrix_bf16);
+  }
+  for (const auto& [key, value] : row.counters) state.counters[key] = value;
+  state.SetLabel(row.footprint <= 0.5 * static_cast<double>(machine.last_cache()) ? "in cache"
+                                                                                  : "from memory");
+}
+
+/// Rows are timed by the wall clock; their names need not say so.
+template <class Reporter>
+class PlainNames : public Reporter {
+ public:
+  using Reporter::Reporter;
+  void ReportRuns(const std::vector<benchmark::BenchmarkReporter::Run>& runs) override {
+    auto renamed = runs;
+    for (auto& run : renamed) run.run_name.time_type.clear();
+    Reporter::ReportRuns(renamed);
+  }
+};
+
+/// Removes `flag` from the arguments if it is there.
+bool take_flag(int& argc, char** argv, const char* flag) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], flag) != 0) continue;
+    std::move(argv + i + 1, argv + argc, argv + i);
+    --argc;
+    return true;
+  }
+  return false;
+}
+
+/// What follows `flag=`; empty where it is not given.
+std::string value_of(int argc, char** argv, const std::string& flag) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]).starts_with(flag + "=")) return argv[i] + flag.size() + 1;
+  }
+  return {};
+}
+
+int run(int argc, char** argv) {
+  if (take_flag(argc, argv, "--serve")) return serve(std::cin, std::cout);
+  const bool unmeasured = take_flag(argc, argv, "--no_machine");
+  if (take_flag(argc, argv, "--list")) {
+    for (const Row& row : all_rows(Machine::unmeasured())) std::cout << row.name << '\n';
+    return 0;
+  }
+  const bool json = value_of(argc, argv, "--benchmark_format") == "json";
+  const bool file = !value_of(argc, argv, "--benchmark_out").empty();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+
+  const Machine machine = unmeasured ? Machine::unmeasured() : Machine::measure();
+  machine.describe();
+  benchmark::AddCustomContext("gqa/version", std::to_string(gqa::version.major) + "." +
+                                                 std::to_string(gqa::version.minor) + "." +
+                                                 std::to_string(gqa::version.patch));
+  benchmark::AddCustomContext("gqa/isa", gqa::name(gqa::isa()));
+  Store store(machine);
+  const std::vector<Row> rows = all_rows(machine);
+  for (const Row& row : rows) {
+    benchmark::RegisterBenchmark(row.name.c_str(),
+                                 [&](benchmark::State& state) { time(state, row, machine, store); })
+        ->UseRealTime()
+        ->Unit(benchmark::kMillisecond);
+  }
+  PlainNames<benchmark::ConsoleReporter> console;
+  PlainNames<benchmark::JSONReporter> to_display, to_file;
+  benchmark::BenchmarkReporter* display = &console;
+  if (json) display = &to_display;
+  const std::size_t matched = benchmark::RunSpecifiedBenchmarks(display, file ? &to_file : nullptr);
+  benchmark::Shutdown();
+  return matched == 0 ? 2 : 0;
+}
+
+}  // namespace
+}  // namespace bench
+
+int main(int argc, char** argv) try { return bench::run(argc, argv); } catch (const std::exception& error) {
+  std::cerr << "gqa_bench: " << error.what() << '\n';
+  return 2;
+}

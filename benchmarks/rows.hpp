@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "machine.hpp"
+#include "shape.hpp"
+#include "subject.hpp"
+
+namespace bench {
+
+/// One row of the report.
+struct Row {
+  std::string name;
+  std::string memory_key;  ///< rows with the same key run on the same subject
+  int threads = 1;
+  double bytes = 0, flops = 0;  ///< what one run must move and compute at least
+  double footprint = 0;         ///< what successive runs cycle through; decides whose bandwidth it is held to
+  double memory = 0;            ///< what the subject holds
+  Dtype dtype = Dtype::f32;
+  std::map<std::string, double> counters = {};  ///< shown as they are
+  std::function<std::unique_ptr<Subject>()> make = {};
+};
+
+/// The row of an attention case; the group names who computes it (eigen_* or the library).
+Row attention_row(const Shape& shape, const Machine& machine);
+
+/// Everything there is to measure, in the report's order.
+std::vector<Row> all_rows(const Machine& machine);
+
+/// Rows that are not attention: filling and growing a cache, rotating queries and keys.
+std::vector<Row> cache_rows();
+std::vector<Row> rope_rows();
+
+}  // namespace bench
