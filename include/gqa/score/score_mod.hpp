@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gqa/score/alibi.hpp"
+#include "gqa/score/any_score_mod.hpp"
 #include "gqa/score/relative_bias.hpp"
 #include "gqa/score/score_chain.hpp"
 #include "gqa/score/score_fn.hpp"
