@@ -162,7 +162,9 @@ TEST(Rope, LayoutsAreAPermutationOfOneAnother) {
         .apply(TensorView<float>(a.data(), tokens, heads, head_dim), 1234);
     Rope({.layout = RopeLayout::half, .head_dim = head_dim, .rotary_dim = rotary_dim})
         .apply(TensorView<float>(b.data(), tokens, heads, head_dim), 1234);
-    EXPECT_EQ(to_half(a), b) << rotary_dim;
+    // Up to rounding only: built for a processor with fused multiply-adds, the two may use different ones.
+    const std::vector<float> permuted = to_half(a);
+    for (std::size_t i = 0; i < b.size(); ++i) EXPECT_NEAR(permuted[i], b[i], 1e-6f) << rotary_dim;
     EXPECT_NE(a, interleaved);
     if (rotary_dim > 2) {
       EXPECT_NE(a, b) << rotary_dim;
@@ -312,24 +314,25 @@ TEST(Rope, ATokenHasTheSameBitsHoweverItIsReached) {
   }
 }
 
-TEST(Rope, BatchesShareTheirPositionsOrHaveTheirOwn) {
+TYPED_TEST(RopeOf, BatchesShareTheirPositionsOrHaveTheirOwn) {
+  using T = TypeParam;
   const Index batch = 3, tokens = 4, heads = 2, dim = 8, size = tokens * heads * dim;
   const Rope rope({.layout = RopeLayout::half, .head_dim = dim});
-  const std::vector<float> before = random_values<float>(12, batch * size);
+  const std::vector<T> before = random_values<T>(12, batch * size);
   const std::vector<Index> one_list{7, 9, 2, 2}, own_lists{7, 9, 2, 2, 0, 1, 2, 3, 1000, 10, 1001, 11};
-  std::vector<float> first = before, one = before, own = before, expected = before;
-  rope.apply(TensorView<float>(first.data(), batch, tokens, heads, dim), 50);
-  rope.apply(TensorView<float>(one.data(), batch, tokens, heads, dim), one_list);
-  rope.apply(TensorView<float>(own.data(), batch, tokens, heads, dim), own_lists);
+  std::vector<T> first = before, one = before, own = before, expected = before;
+  rope.apply(TensorView<T>(first.data(), batch, tokens, heads, dim), 50);
+  rope.apply(TensorView<T>(one.data(), batch, tokens, heads, dim), one_list);
+  rope.apply(TensorView<T>(own.data(), batch, tokens, heads, dim), own_lists);
   const auto one_token = [&](Index b, Index t, Index position) {
     const Index at = b * size + t * heads * dim;
     expected = before;
-    rope.apply(TensorView<float>(expected.data() + at, 1, heads, dim), position);
-    return std::vector<float>(expected.begin() + at, expected.begin() + at + heads * dim);
+    rope.apply(TensorView<T>(expected.data() + at, 1, heads, dim), position);
+    return std::vector<T>(expected.begin() + at, expected.begin() + at + heads * dim);
   };
-  const auto actual = [&](const std::vector<float>& x, Index b, Index t) {
+  const auto actual = [&](const std::vector<T>& x, Index b, Index t) {
     const Index at = b * size + t * heads * dim;
-    return std::vector<float>(x.begin() + at, x.begin() + at + heads * dim);
+    return std::vector<T>(x.begin() + at, x.begin() + at + heads * dim);
   };
   for (Index b = 0; b < batch; ++b)
     for (Index t = 0; t < tokens; ++t) {
