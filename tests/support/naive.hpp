@@ -15,8 +15,9 @@
 namespace gqa::test {
 
 /// The problem computed in T: scores, exponentials, probabilities and outputs are stored in T, and each
-/// product is summed in Accumulator<T>, one by one. lse is kept in the accumulator. Sums run from last to first: in
-/// double the oracle's own order would give the oracle's own roundings, and an error of nothing to be held to.
+/// product is summed in Accumulator<T>, one by one. lse is kept in the accumulator. Sums run from last to
+/// first: in double the oracle's own order would give the oracle's own roundings, and an error of nothing to
+/// be held to.
 template <Scalar T>
 reference::Solution naive_attention(const reference::Problem& in) {
   using Acc = Accumulator<T>;
