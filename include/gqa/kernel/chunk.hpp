@@ -81,8 +81,8 @@ class Chunk {
   }
   Index begin() const { return begin_; }
 
-  Piece<T>* pieces_begin() { return pieces_; }
-  Piece<T>* pieces_end() { return pieces_ + size_; }
+  Piece<T>* pieces_begin() const { return pieces_; }
+  Piece<T>* pieces_end() const { return pieces_ + size_; }
 
   /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows` rows of queries.
   template <class View>

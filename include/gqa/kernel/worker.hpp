@@ -51,6 +51,11 @@ inline constexpr Index cache_bytes = Index{1} << 20;
 /// position still fill them.
 inline constexpr Index masked_run_rows = 12;
 
+/// Keys that a product with values runs over at once: loading and storing the 24 sums of a register tile
+/// costs about as much as 3 keys, so 256 keys bring it to 1 %, and their values of 64 dims (64 kB) stay in
+/// the second-level cache.
+inline constexpr Index value_run_keys = 256;
+
 /// One thread's part of a call.
 template <class Call>
 class Worker {
@@ -69,6 +74,7 @@ class Worker {
         q_(arena.take<Acc>(checked_mul(max_rows, q_stride_, "workspace"))),
         scores_(arena.take<Acc>(block_rows_ * score_stride)),
         words_(arena.take<std::uint64_t>(block_rows_ * chunk_tiles)),
+        touched_(arena.take<bool>(max_rows)),
         total_(arena, max_rows, o_stride_),
         block_(arena, block_rows_, o_stride_),
         chunk_(arena, call.head_dim(), call.view.value_dim(), call.view.scratch_bytes()) {}
@@ -85,26 +91,32 @@ class Worker {
     const Range kv = intersect(intersect(item.kv, retained), mask.bounds(q_positions));
 
     pack_queries(queries, item, group);
+    const Index block_tokens = std::max<Index>(1, block_rows_ / group);
     const bool split = item.split >= 0;
-    if (!split) total_.clear(num_rows, o_stride_);
-    for (Index chunk = round_down(item.kv.begin, chunk_keys) / chunk_keys; chunk * chunk_keys < item.kv.end;
-         ++chunk) {
+    const Index num_blocks = ceil_div(item.q.size(), block_tokens);
+    std::fill(touched_, touched_ + num_blocks, false);
+    for (Index chunk = item.kv.begin / chunk_keys; chunk * chunk_keys < item.kv.end; ++chunk) {
       RowState<Acc> target = total_;
-      if (split) {
-        const Index slot = item.slot + chunk - item.kv.begin / chunk_keys;
-        target = slots.from(slot * slot_rows, o_stride_);
-        target.clear(num_rows, o_stride_);
-      }
-      if (intersect(kv, {chunk * chunk_keys, (chunk + 1) * chunk_keys}).empty()) continue;
-      if (!read_chunk(mask, item, chunk, q_positions, retained, num_rows)) continue;
-      const Index block_tokens = std::max<Index>(1, block_rows_ / group);
-      for (Index token = 0; token < item.q.size(); token += block_tokens) {
-        const Index tokens = std::min(block_tokens, item.q.size() - token);
+      if (split) target = slots.from((item.slot + chunk - item.kv.begin / chunk_keys) * slot_rows, o_stride_);
+      const bool visible = !intersect(kv, {chunk * chunk_keys, (chunk + 1) * chunk_keys}).empty() &&
+                           read_chunk(mask, item, chunk, q_positions, retained, num_rows);
+      for (Index block = 0; block < num_blocks; ++block) {
+        const Index token = block * block_tokens, tokens = std::min(block_tokens, item.q.size() - token);
         const Range q = {q_positions.begin + token, q_positions.begin + token + tokens};
-        attend_block(mask, item, q, token * group, group, retained, target.from(token * group, o_stride_));
+        const RowState<Acc> rows = target.from(token * group, o_stride_);
+        if (visible &&
+            attend_block(mask, item, q, token * group, group, retained, rows, !touched_[block] || split))
+          touched_[block] = true;
+        else if (split)
+          rows.clear(tokens * group, o_stride_);
       }
     }
-    if (!split) finish(item, total_);
+    if (split) return;
+    for (Index block = 0; block < num_blocks; ++block) {
+      const Index token = block * block_tokens, tokens = std::min(block_tokens, item.q.size() - token);
+      if (!touched_[block]) total_.from(token * group, o_stride_).clear(tokens * group, o_stride_);
+    }
+    finish(item, total_);
   }
 
   /// Merges the chunks of a split in ascending order, as run() does one by one, and writes the output.
@@ -154,12 +166,6 @@ class Worker {
     if (products_.dot) return reinterpret_cast<const bfloat16*>(q_) + row * q_stride_;
     return q_ + row * q_stride_;
   }
-  const void* p_at(Index row, Index column) const {
-    if (products_.dot) return reinterpret_cast<const bfloat16*>(scores_ + row * score_stride) + column;
-    return scores_ + row * score_stride + column;
-  }
-  Index p_stride() const { return products_.dot ? 2 * score_stride : score_stride; }
-
   /// Reads the tiles of a chunk that any query of the item may see; false where there is none.
   template <class GroupMaskType>
   bool read_chunk(const GroupMaskType& mask, const WorkItem& item, Index chunk, Range q, Range retained,
@@ -175,15 +181,17 @@ class Worker {
   }
 
   /// The softmax of one chunk for the queries at positions `q`, which are rows `first_row`... of the item,
-  /// merged into `target`.
+  /// merged into `target`, or written there where that is `fresh`: merging into nothing is the same. False
+  /// where nothing is seen.
   template <class GroupMaskType>
-  void attend_block(const GroupMaskType& mask, const WorkItem& item, Range q, Index first_row, Index group,
-                    Range retained, RowState<Acc> target) {
+  bool attend_block(const GroupMaskType& mask, const WorkItem& item, Range q, Index first_row, Index group,
+                    Range retained, RowState<Acc> target, bool fresh) {
     BlockMask& seen = seen_;
     seen.words = words_;
     seen.look(mask, q, group, chunk_.begin(), retained);
-    if (seen.last_tile < 0) return;
+    if (seen.last_tile < 0) return false;
     const Index rows = q.size() * group;
+    const RowState<Acc> result = fresh ? target : block_;
 
     score_products(seen, first_row, rows);
     Acc scale = std::abs(call_.scale) == Acc{0} ? Acc{1} : std::abs(call_.scale);
@@ -195,9 +203,10 @@ class Worker {
     rows_.softmax({scores_ + first_column, score_stride, rows,
                    (seen.last_tile + 1) * tile_keys - first_column, scale * std::numbers::log2e_v<Acc>,
                    seen.whole ? nullptr : words_ + seen.first_tile, chunk_tiles,
-                   seen.whole ? 1 : seen.rows_per_mask, block_.max, block_.sum, products_.dot});
-    value_products(seen, rows, first_column);
-    merge(target, block_, rows);
+                   seen.whole ? 1 : seen.rows_per_mask, result.max, result.sum, products_.dot});
+    value_products(seen, rows, first_column, result.o);
+    if (!fresh) merge(target, block_, rows);
+    return true;
   }
 
   /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
@@ -218,26 +227,49 @@ class Worker {
     }
   }
 
-  /// block = P V. Weights of 0 multiply nothing but finite values: a masked NaN must not reach a row that
-  /// cannot see it.
-  void value_products(const BlockMask& seen, Index rows, Index first_column) {
-    std::fill(block_.o, block_.o + rows * o_stride_, Acc{0});
+  /// The keys from `piece` on that are seen in full and whose values stand one after another, up to
+  /// `value_run_keys`: one product over them loads and stores its sums once.
+  Index adjoining_keys(const BlockMask& seen, const Piece<T>* piece) const {
+    const Operand& v = piece->v;
+    Index keys = piece->size;
+    for (const auto* next = piece + 1; next != chunk_.pieces_end() && keys + next->size <= value_run_keys;
+         ++next) {
+      if (seen.tiles[next->column / tile_keys] != Coverage::full || next->size % v.group != 0 ||
+          next->column != piece->column + keys || next->v.data != v.at(keys, 0) ||
+          next->v.product != v.product)
+        break;
+      keys += next->size;
+    }
+    return keys;
+  }
+
+  /// o = P V. Weights of 0 multiply nothing but finite values: a masked NaN must not reach a row that cannot
+  /// see it.
+  void value_products(const BlockMask& seen, Index rows, Index first_column, Acc* o) {
+    bool accumulate = false;
     for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
       const Index tile = piece->column / tile_keys, offset = piece->column % tile_keys,
                   group = piece->v.group;
       const auto multiply = [&](const Operand& v, Index row, Index count, Range keys) {
         keys.begin = round_down(keys.begin, group);
         // The softmax wrote its weights from first_column on: packed ones stand at the front of that.
-        const void* p = products_.dot
-                            ? reinterpret_cast<const bfloat16*>(scores_ + row * score_stride + first_column) +
-                                  (piece->column - first_column + keys.begin)
-                            : p_at(row, piece->column + keys.begin);
-        v.product({p, p_stride(), v.at(keys.begin, 0), v.stride, block_.o + row * o_stride_, o_stride_, count,
-                   keys.size(), o_stride_, true, prefetch(rows)});
+        const Index column = piece->column + keys.begin;
+        const Acc* p_row = scores_ + row * score_stride;
+        const void* p = p_row + column;
+        if (products_.dot)
+          p = reinterpret_cast<const bfloat16*>(p_row + first_column) + (column - first_column);
+        v.product({p, products_.dot ? 2 * score_stride : score_stride, v.at(keys.begin, 0), v.stride,
+                   o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate,
+                   prefetch(rows)});
       };
       if (seen.tiles[tile] == Coverage::full && piece->size % group == 0) {
-        multiply(piece->v, 0, rows, {0, piece->size});
+        const Index keys = adjoining_keys(seen, piece);
+        multiply(piece->v, 0, rows, {0, keys});
+        for (const Index end = piece->column + keys; piece->column + piece->size < end;) ++piece;
+        accumulate = true;
       } else if (seen.tiles[tile] != Coverage::none) {
+        if (!accumulate) std::fill(o, o + rows * o_stride_, Acc{0});
+        accumulate = true;
         for_row_runs(seen, tile, offset, piece->size, masked_run_rows, [&](const RowRun& run) {
           const bool exact = run.uniform && run.columns.begin % group == 0 && run.columns.end % group == 0;
           if (exact || chunk_.finite(*piece, products_)) {
@@ -314,6 +346,7 @@ class Worker {
   Acc* q_;
   Acc* scores_;
   std::uint64_t* words_;
+  bool* touched_;  // a block of an item: whether its rows have seen a chunk
   RowState<Acc> total_, block_;
   Chunk<T> chunk_;
   BlockMask seen_;

@@ -34,12 +34,12 @@ template <class Acc>
 struct Exp2Constants;
 template <>
 struct Exp2Constants<float> {
-  static constexpr float round = 0x1.8p23f, low = -152.0f, high = 129.0f;
+  static constexpr float round = 0x1.8p23f, low = -150.0f, high = 129.0f;
   static constexpr int bias = 127, mantissa = 23;
 };
 template <>
 struct Exp2Constants<double> {
-  static constexpr double round = 0x1.8p52, low = -1077.0, high = 1025.0;
+  static constexpr double round = 0x1.8p52, low = -1075.0, high = 1025.0;
   static constexpr int bias = 1023, mantissa = 52;
 };
 
@@ -49,35 +49,39 @@ template <class Acc>
 GQA_INLINE Vec<Acc> exp2_generic(Vec<Acc> x) {
   using C = Exp2Constants<Acc>;
   using Int = typename VecOf<Acc>::Int;
-  // Written so that a NaN, for which every comparison fails, passes.
-  x = x < C::low ? splat<Acc>(C::low) : x;
+  // Comparisons are written so that a NaN, for which every one fails, passes. A product that underflows costs
+  // a hundred cycles, and masked scores are all -inf: what is 0 anyway is computed as 2^0 and cleared.
+  const auto nothing = x < C::low;
+  x = nothing ? Vec<Acc>{} : x;
   x = x > C::high ? splat<Acc>(C::high) : x;
   const Vec<Acc> shifted = x + C::round;
   const Vec<Acc> whole = shifted - C::round;
   const Int n = bits_as<Int>(shifted) - bits_as<Int>(splat<Acc>(C::round));
   const Int n1 = n >> 1, n2 = n - n1;
   const Vec<Acc> p = exp2_fraction(x - whole);
-  return p * bits_as<Vec<Acc>>((n1 + C::bias) << C::mantissa) *
-         bits_as<Vec<Acc>>((n2 + C::bias) << C::mantissa);
+  const Vec<Acc> result =
+      p * bits_as<Vec<Acc>>((n1 + C::bias) << C::mantissa) * bits_as<Vec<Acc>>((n2 + C::bias) << C::mantissa);
+  return nothing ? Vec<Acc>{} : result;
 }
 
 template <class Acc>
 GQA_INLINE Vec<Acc> exp2_vec(Vec<Acc> x) {
 #if GQA_SIMD_LEVEL >= 2
-  // max_of(low, x) is x where x is NaN. scalef rounds once and overflows to infinity by itself.
-  x = max_of(splat<Acc>(Exp2Constants<Acc>::low), x);
+  // scalef rounds once and overflows to infinity by itself; its zeroing mask spares lanes that are 0 anyway
+  // the hundred cycles of an underflow. min(high, x) is x, and "not less than" true, where x is NaN.
+  using C = Exp2Constants<Acc>;
   if constexpr (std::is_same_v<Acc, float>) {
-    x = x > Exp2Constants<Acc>::high ? splat<Acc>(Exp2Constants<Acc>::high) : x;
-    const __m512 v = bits_as<__m512>(x);
+    const __m512 v = _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(C::high), bits_as<__m512>(x));
+    const __mmask16 something = _mm512_cmp_ps_mask(v, _mm512_set1_ps(C::low), _CMP_NLT_UQ);
     const __m512 whole = _mm512_maskz_roundscale_ps(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return bits_as<F32>(
-        _mm512_maskz_scalef_ps(0xffff, bits_as<__m512>(exp2_fraction(x - bits_as<F32>(whole))), whole));
+    const F32 p = exp2_fraction(bits_as<F32>(v) - bits_as<F32>(whole));
+    return bits_as<F32>(_mm512_maskz_scalef_ps(something, bits_as<__m512>(p), whole));
   } else {
-    x = x > Exp2Constants<Acc>::high ? splat<Acc>(Exp2Constants<Acc>::high) : x;
-    const __m512d v = bits_as<__m512d>(x);
+    const __m512d v = _mm512_maskz_min_pd(0xff, _mm512_set1_pd(C::high), bits_as<__m512d>(x));
+    const __mmask8 something = _mm512_cmp_pd_mask(v, _mm512_set1_pd(C::low), _CMP_NLT_UQ);
     const __m512d whole = _mm512_maskz_roundscale_pd(0xff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return bits_as<F64>(
-        _mm512_maskz_scalef_pd(0xff, bits_as<__m512d>(exp2_fraction(x - bits_as<F64>(whole))), whole));
+    const F64 p = exp2_fraction(bits_as<F64>(v) - bits_as<F64>(whole));
+    return bits_as<F64>(_mm512_maskz_scalef_pd(something, bits_as<__m512d>(p), whole));
   }
 #else
   return exp2_generic<Acc>(x);

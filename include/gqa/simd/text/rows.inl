@@ -96,18 +96,34 @@ template <class Acc>
 void merge(const MergeRows<Acc>& rows) {
   constexpr int L = lanes<Acc>;
   using V = Vec<Acc>;
-  for (Index r = 0; r < rows.rows; ++r) {
-    const Acc m1 = rows.max[r], m2 = rows.block_max[r];
-    const Acc m = m2 > m1 ? m2 : m1;
+  // The weights of a vector of rows at a time: one row's exponentials alone would be all latency.
+  for (Index r = 0; r < rows.rows; r += L) {
+    const Index count = rows.rows - r < L ? rows.rows - r : L;
+    const auto load = [&](const Acc* p) __attribute__((always_inline)) {
+      return count == L ? load_vec<V>(p + r) : load_some<Acc>(p + r, count);
+    };
+    const auto store = [&](Acc * p, V v) __attribute__((always_inline)) {
+      if (count == L)
+        store_vec(p + r, v);
+      else
+        store_some(p + r, v, count);
+    };
+    const V m1 = load(rows.max), m2 = load(rows.block_max);
+    const V m = m2 > m1 ? m2 : m1;
     // Equal maxima weigh exactly 1, -inf beside -inf too.
-    const Acc w1 = m1 == m ? Acc{1} : exp2_vec<Acc>(splat(m1 - m))[0];
-    const Acc w2 = m2 == m ? Acc{1} : exp2_vec<Acc>(splat(m2 - m))[0];
-    rows.max[r] = m;
-    rows.sum[r] = rows.sum[r] * w1 + rows.block_sum[r] * w2;
-    Acc* o = rows.o + r * rows.stride;
-    const Acc* block = rows.block_o + r * rows.block_stride;
-    for (Index j = 0; j < rows.dim; j += L)
-      store_vec(o + j, load_vec<V>(o + j) * w1 + load_vec<V>(block + j) * w2);
+    const V w1 = m1 == m ? splat(Acc{1}) : exp2_vec<Acc>(m1 - m);
+    const V w2 = m2 == m ? splat(Acc{1}) : exp2_vec<Acc>(m2 - m);
+    store(rows.sum, load(rows.sum) * w1 + load(rows.block_sum) * w2);
+    store(rows.max, m);
+    Acc own[L], other[L];
+    store_vec(own, w1);
+    store_vec(other, w2);
+    for (Index i = 0; i < count; ++i) {
+      Acc* o = rows.o + (r + i) * rows.stride;
+      const Acc* block = rows.block_o + (r + i) * rows.block_stride;
+      for (Index j = 0; j < rows.dim; j += L)
+        store_vec(o + j, load_vec<V>(o + j) * own[i] + load_vec<V>(block + j) * other[i]);
+    }
   }
 }
 
