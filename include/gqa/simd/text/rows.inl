@@ -66,7 +66,15 @@ void softmax(const SoftmaxBlock<Acc>& block) {
 
     // A row of nothing keeps max = -inf, but subtracts 0: its exponentials are 2^-inf = 0, or NaN from a NaN.
     const Acc row_max = largest == -infinity ? largest : largest * block.scale;
-    const V shift = splat(largest == -infinity ? Acc{0} : row_max), scale = splat(block.scale);
+    const V scale = splat(block.scale);
+    V shift = splat(largest == -infinity ? Acc{0} : row_max);
+    // From 2^mantissa on the rounding of row_max is itself an exponent that can over- or underflow: such rows
+    // are shifted before they are scaled.
+    const Acc far = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
+    if ((row_max >= far && row_max < infinity) || (row_max <= -far && row_max > -infinity)) {
+      for (Index j = 0; j < block.columns; j += L) store_vec(row + j, load_vec<V>(row + j) - splat(largest));
+      shift = V{};
+    }
     V sum[2] = {V{}, V{}};
     for (Index j = 0; j < block.columns; j += 2 * L) {
       V p[2];
