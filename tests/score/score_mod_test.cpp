@@ -245,7 +245,7 @@ TYPED_TEST(ScoreModTest, StagesOrderAChainWhateverTheOrderWritten) {
   };
   const auto heat = temperature([](Index q) { return q % 2 ? 2 : 3; });
   const auto cap = soft_cap(5);
-  const auto bias = alibi(std::vector<double>{0.5});
+  const auto bias = alibi(std::vector<double>{0.5, 0.5});
   this->expect_is(heat | cap | bias, formula, 1);
   this->expect_is(bias | cap | heat, formula, 1);
   this->expect_is(cap | (bias | heat), formula, 1);
