@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cache costs: to the byte, as it is needed, and never moved. All aligned memory is counted.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "gqa/kv/cache.hpp"
+
+namespace {
+
+std::int64_t aligned_bytes = 0, allocations_left = -1;  // until one fails; -1: none does
+
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  if (allocations_left > 0) --allocations_left;
+  const auto align = static_cast<std::size_t>(alignment);
+  void* p = std::aligned_alloc(align, (size + 2 * align - 1) / align * align);
+  if (p == nullptr) throw std::bad_alloc();
+  aligned_bytes += static_cast<std::int64_t>(size);
+  return p;
+}
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace gqa {
+namespace {
+
+template <class T>
+class CacheMemory : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double, half, bfloat16>;
+TYPED_TEST_SUITE(CacheMemory, Scalars);
+
+TYPED_TEST(CacheMemory, BytesAreTwiceLayersHeadsDimTokensScalar) {
+  using T = TypeParam;
+  KVCache<T> cache({.max_tokens = 2000, .num_layers = 5, .num_kv_heads = 3, .head_dim = 37});
+  EXPECT_EQ(cache.bytes_per_token(), 2 * 5 * 3 * 37 * Index{sizeof(T)});
+  for (Index n : {0, 1, 63, 64, 512, 1, 1000}) {
+    cache.extend(n);
+    EXPECT_EQ(cache.bytes(), 2 * 5 * 3 * 37 * cache.size() * Index{sizeof(T)});
+    EXPECT_EQ(cache.padding_bytes(), cache.allocated_bytes() - cache.bytes());
+    EXPECT_GE(cache.padding_bytes(), 0);
+  }
+}
+
+TYPED_TEST(CacheMemory, BytesOfOtherValueDims) {
+  using T = TypeParam;
+  KVCache<T> cache({.max_tokens = 10, .num_layers = 2, .num_kv_heads = 4, .head_dim = 192, .value_dim = 128});
+  EXPECT_EQ(cache.bytes_per_token(), 2 * 4 * (192 + 128) * Index{sizeof(T)});
+  cache.extend(7);
+  EXPECT_EQ(cache.bytes(), 7 * 2 * 4 * (192 + 128) * Index{sizeof(T)});
+}
+
+TYPED_TEST(CacheMemory, NothingIsPaddedWhereAllIsWhole) {
+  KVCache<TypeParam> cache({.max_tokens = 1024, .num_layers = 2, .num_kv_heads = 4, .head_dim = 64});
+  cache.extend(512);
+  EXPECT_EQ(cache.padding_bytes(), 0);
+  cache.extend(1);
+  EXPECT_EQ(cache.padding_bytes(), 511 * cache.bytes_per_token());
+}
+
+TYPED_TEST(CacheMemory, IsTakenWhenTokensReachIt) {
+  aligned_bytes = 0;
+  KVCache<TypeParam> cache({.max_tokens = 131072, .num_layers = 30, .num_kv_heads = 3, .head_dim = 64});
+  EXPECT_EQ(aligned_bytes, 0);
+  EXPECT_EQ(cache.allocated_bytes(), 0);
+  EXPECT_LT(cache.bookkeeping_bytes(), 4096);
+  cache.extend(1);
+  const Index slab = 512 * cache.bytes_per_token();
+  EXPECT_EQ(cache.allocated_bytes(), slab);
+  EXPECT_EQ(aligned_bytes, slab);
+  cache.extend(511);
+  EXPECT_EQ(aligned_bytes, slab);
+  cache.extend(1);
+  EXPECT_EQ(aligned_bytes, 2 * slab);
+  EXPECT_EQ(cache.allocated_bytes(), 2 * slab);
+  cache.truncate(0);
+  EXPECT_EQ(cache.allocated_bytes(), 2 * slab) << "truncation keeps the memory";
+  cache.extend(1024);
+  EXPECT_EQ(aligned_bytes, 2 * slab);
+  cache.clear();
+  EXPECT_EQ(cache.allocated_bytes(), 0);
+  EXPECT_EQ(cache.bytes(), 0);
+}
+
+TYPED_TEST(CacheMemory, IsAlignedAndNeverMoves) {
+  using T = TypeParam;
+  KVCache<T> cache({.max_tokens = 5000, .num_layers = 2, .num_kv_heads = 3, .head_dim = 5, .value_dim = 3});
+  const std::vector<float> zeros(5000 * 3 * 5);
+  const auto write = [&](Index n) {
+    const Span span = cache.extend(n);
+    for (Index layer = 0; layer < 2; ++layer)
+      cache.write(layer, span, TensorView<const float>(zeros.data(), n, 3, 5),
+                  TensorView<const float>(zeros.data(), n, 3, 3));
+  };
+  std::vector<const void*> at;
+  const auto tiles = [&](Index tokens) {
+    std::vector<const void*> list;
+    for (Index layer = 0; layer < 2; ++layer)
+      for (Index head = 0; head < 3; ++head)
+        for (Index begin = 0; begin < tokens; begin += tile_keys) {
+          const auto tile = cache.layer(layer).tile(0, head, {begin, begin + tile_keys}, nullptr);
+          list.push_back(tile.k);
+          list.push_back(tile.v);
+        }
+    return list;
+  };
+  write(640);
+  const auto before = tiles(640);
+  for (const void* p : before) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(p) % 64, 0u);
+  write(4000);
+  EXPECT_EQ(tiles(640), before);
+  cache.truncate(10);
+  write(630);
+  EXPECT_EQ(tiles(640), before);
+}
+
+TYPED_TEST(CacheMemory, RunningOutOfMemoryChangesNothing) {
+  KVCache<TypeParam> cache({.max_tokens = 5000, .num_kv_heads = 2, .head_dim = 8});
+  cache.extend(500);
+  const Index allocated = cache.allocated_bytes();
+  for (std::int64_t left : {0, 1, 3}) {
+    allocations_left = left;
+    EXPECT_THROW(cache.extend(4000), std::bad_alloc);
+    allocations_left = -1;
+    EXPECT_EQ(cache.size(), 500);
+    EXPECT_EQ(cache.allocated_bytes(), allocated);
+  }
+  EXPECT_EQ(cache.extend(4000).positions, (Range{500, 4500}));
+}
+
+}  // namespace
+}  // namespace gqa

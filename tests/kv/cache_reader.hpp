@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "gqa/kv/view.hpp"
+
+namespace gqa::test {
+
+/// One token of a view, read by the definition of KVTile and nothing else.
+template <class View>
+class Token {
+ public:
+  using T = typename View::Scalar;
+
+  Token(const View& view, Index seq, Index kv_head, Index position, void* scratch = nullptr) {
+    // From the beginning of its tile, as attention asks.
+    Index begin = std::max(round_down(position, tile_keys), view.retained(seq).begin);
+    for (;;) {
+      const Index end = std::min(round_down(position, tile_keys) + tile_keys, view.retained(seq).end);
+      tile_ = view.tile(seq, kv_head, {begin, end}, scratch);
+      j_ = position - begin;
+      if (j_ < tile_.size) break;
+      begin += tile_.size;
+    }
+  }
+
+  const T& k(Index d) const {
+    constexpr Index E = element_group<T>;
+    return tile_.layout == TileLayout::packed ? tile_.k[d / E * tile_.k_stride + j_ * E + d % E]
+                                              : tile_.k[j_ * tile_.k_stride + d];
+  }
+  const T& v(Index c) const {
+    constexpr Index E = element_group<T>;
+    return tile_.layout == TileLayout::packed ? tile_.v[j_ / E * tile_.v_stride + c * E + j_ % E]
+                                              : tile_.v[j_ * tile_.v_stride + c];
+  }
+  const KVTile<T>& tile() const { return tile_; }
+
+ private:
+  KVTile<T> tile_;
+  Index j_ = 0;
+};
+
+/// What an exception of type E says when `f` runs; "nothing thrown" where it throws nothing.
+template <class E, class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "nothing thrown";
+}
+
+}  // namespace gqa::test
