@@ -112,9 +112,14 @@ class KVCache {
     GQA_CHECK(
         n <= max_tokens_ - size_, std::length_error,
         "extend: the cache holds " << size_ << " of at most " << max_tokens_ << " tokens, no room for " << n);
-    const Index slabs = ceil_div(size_ + n, slab_tokens);
-    slabs_.reserve(static_cast<std::size_t>(slabs));
-    while (static_cast<Index>(slabs_.size()) < slabs) slabs_.push_back(allocate());
+    const auto slabs = static_cast<std::size_t>(ceil_div(size_ + n, slab_tokens)), before = slabs_.size();
+    slabs_.reserve(slabs);
+    try {
+      while (slabs_.size() < slabs) slabs_.push_back(allocate());
+    } catch (...) {
+      slabs_.resize(before);
+      throw;
+    }
     const Span span{{size_, size_ + n}, span_epoch_};
     size_ += n;
     return span;
@@ -130,10 +135,10 @@ class KVCache {
     check_write(layer, span);
     check_tokens("k", keys, span.size(), head_dim_);
     check_tokens("v", values, span.size(), value_dim_);
+    Index& written = written_[static_cast<std::size_t>(layer)];
     for (Index head = 0; head < num_kv_heads_; ++head)
       for (Index t = 0; t < span.size(); ++t)
-        store(layer, head, span.positions.begin + t, keys.at(0, t, head), values.at(0, t, head));
-    Index& written = written_[static_cast<std::size_t>(layer)];
+        store(layer, head, span.positions.begin + t, keys.at(0, t, head), values.at(0, t, head), written);
     written = std::max(written, span.positions.end);
   }
 
@@ -228,7 +233,9 @@ class KVCache {
 
   // A slab is [layer][head]{8 key tiles [D/E][64][E], values [512/E][Dv][E]}, D padded to E and Dv to whole
   // vectors: what one head of one layer reads is one stream.
-  Index key_tile_elements() const { return round_up(head_dim_, element_group<T>) * tile_keys; }
+  Index key_tile_elements() const {
+    return checked_mul(round_up(head_dim_, element_group<T>), tile_keys, "KVCache");
+  }
   Index key_elements() const { return checked_mul(key_tile_elements(), slab_tokens / tile_keys, "KVCache"); }
   Index value_row() const { return round_up(value_dim_, simd::padding); }
   Index value_stride() const { return value_row() * element_group<T>; }
@@ -247,18 +254,19 @@ class KVCache {
   }
 
   /// One token of one head. Padding gets zeros, as does the value beside it that an odd count leaves: kernels
-  /// multiply both, by 0.
+  /// multiply both, by 0. A token there already, before `written`, keeps its value.
   template <class TK, class TV>
-  void store(Index layer, Index head, Index position, const TK* k, const TV* v) {
+  void store(Index layer, Index head, Index position, const TK* k, const TV* v, Index written) {
     constexpr Index E = element_group<T>;
     const auto [keys, values] = tile_at(layer, head, position / tile_keys);
     const Index j = position % tile_keys;
     for (Index d = 0; d < head_dim_; ++d) keys[(d / E * tile_keys + j) * E + d % E] = static_cast<T>(k[d]);
     if (E == 2 && head_dim_ % 2 != 0) keys[(head_dim_ / E * tile_keys + j) * E + 1] = T{};
     T* row = values + j / E * value_stride();
+    const bool last = position + 1 >= written;
     for (Index c = 0; c < value_row(); ++c) {
       row[c * E + j % E] = c < value_dim_ ? static_cast<T>(v[c]) : T{};
-      if (E == 2 && j % E == 0) row[c * E + 1] = T{};
+      if (E == 2 && j % E == 0 && last) row[c * E + 1] = T{};
     }
   }
 
