@@ -91,7 +91,8 @@ int run(int argc, char** argv) {
   if (take_flag(argc, argv, "--serve")) return serve(std::cin, std::cout);
   const bool unmeasured = take_flag(argc, argv, "--no_machine");
   if (take_flag(argc, argv, "--list")) {
-    for (const Row& row : all_rows(Machine::unmeasured())) std::cout << row.name << '\n';
+    for (const Row& row : all_rows(Machine::unmeasured()))
+      std::cout << row.name << '\t' << row.memory_key << '\t' << row.memory / 1048576 << '\n';
     return 0;
   }
   const bool json = value_of(argc, argv, "--benchmark_format") == "json";

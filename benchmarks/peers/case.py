@@ -68,7 +68,8 @@ class Oracle:
         n, group = case.queries, case.H // case.G
         self.rows = np.unique(np.linspace(0, n - 1, min(n, rows_wanted)).astype(int))
         self.out = np.empty((case.H, len(self.rows), case.D))
-        magnitude = np.empty_like(self.out)
+        self.bound = np.empty_like(self.out)
+        u = UNIT_ROUNDOFF[case.dtype]
         for g in range(case.G):
             k, v = inputs.k[0][g].astype(np.float64), inputs.v[0][g].astype(np.float64)
             for h in range(g * group, (g + 1) * group):
@@ -78,10 +79,10 @@ class Oracle:
                     p = np.exp(s - s.max())
                     p /= p.sum()
                     self.out[h, i] = p @ v[:last]
-                    magnitude[h, i] = p @ abs(v[:last])
-        # As in verify.hpp: a few roundings of p, v and the result in the dtype, and of the score in f32. Peers that
-        # keep scores in the dtype itself get as much again for each.
-        self.bound = (16 * UNIT_ROUNDOFF[case.dtype] + 8 * np.sqrt(case.D) * 2.0**-24) * magnitude
+                    # As in verify.hpp, but scores may be rounded to the dtype as well, which some peers do.
+                    parts = p[:, None] * v[:last]
+                    self.bound[h, i] = (16 * u * np.sqrt((parts**2).sum(0)) + 2 * u * abs(self.out[h, i])
+                                        + 8 * np.sqrt(case.D) * 2.0**-24 * abs(parts).sum(0))
 
     def error(self, output):
         """The largest error as a share of what is tolerated, and in absolute terms."""
