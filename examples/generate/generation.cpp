@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "generation.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <stdexcept>
+
+#include "gqa/core/error.hpp"
+#include "utf8.hpp"
+
+namespace generate {
+namespace {
+
+/// Tokens that go through the model at once: enough to make matrix products efficient, few enough that the
+/// buffers stay small beside the weights.
+constexpr Index prompt_chunk = 256;
+/// A row of scores for each: 64 x 49,152 x 4 bytes are 12.6 MB.
+constexpr Index measured_chunk = 64;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Calls task(tokens of the chunk, index of its first) for each chunk in turn.
+template <class Task>
+void each_chunk(std::span<const TokenId> tokens, Index size, Task task) {
+  for (Index first = 0; first < std::ssize(tokens); first += size) {
+    task(tokens.subspan(static_cast<std::size_t>(first),
+                        static_cast<std::size_t>(std::min(size, std::ssize(tokens) - first))),
+         first);
+  }
+}
+
+/// -ln softmax(scores)[token]
+double negative_log(const Eigen::Ref<const Vector>& scores, TokenId token) {
+  const double highest = scores.maxCoeff();
+  const double sum = (scores.cast<double>().array() - highest).exp().sum();
+  return std::log(sum) + highest - static_cast<double>(scores[token]);
+}
+
+}  // namespace
+
+double Generation::prompt_rate(std::size_t prompt_tokens) const {
+  return prompt_seconds > 0 ? static_cast<double>(prompt_tokens) / prompt_seconds : 0;
+}
+
+double Generation::generation_rate() const {
+  return generation_seconds > 0 ? static_cast<double>(output_ids.size() - 1) / generation_seconds : 0;
+}
+
+void check_prompt(std::span<const TokenId> prompt, Index context_length) {
+  GQA_CHECK(!prompt.empty(), std::invalid_argument, "the prompt has no tokens");
+  GQA_CHECK(std::ssize(prompt) <= context_length, std::invalid_argument,
+            "the prompt has " << prompt.size() << " tokens, the model's context " << context_length);
+}
+
+Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::span<const TokenId> prompt,
+                           Sampler& sampler, Index context_length, Index max_tokens,
+                           const std::function<void(std::string_view)>& sink, const Progress& progress) {
+  check_prompt(prompt, context_length);
+  Generation result;
+  Utf8Stream utf8;
+  const auto emit = [&](const std::string& text) {
+    result.text += text;
+    if (sink && !text.empty()) sink(text);
+  };
+
+  auto start = std::chrono::steady_clock::now();
+  each_chunk(prompt, prompt_chunk, [&](std::span<const TokenId> chunk, Index first) {
+    if (progress) progress(static_cast<double>(first) / static_cast<double>(prompt.size()));
+    session.append(chunk);
+  });
+  std::span<const float> logits = session.logits();
+  result.prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  while (true) {
+    const TokenId next = sampler(logits);
+    result.output_ids.push_back(next);
+    emit(utf8.push(tokenizer.bytes(next)));
+    if (tokenizer.ends_text(next)) {
+      result.stop = "end";
+    } else if (std::ssize(result.output_ids) >= max_tokens) {
+      result.stop = "max-tokens";
+    } else if (session.size() >= context_length) {
+      result.stop = "context";
+    } else {
+      session.append({&next, 1});
+      logits = session.logits();
+      continue;
+    }
+    break;
+  }
+  emit(utf8.finish());
+  result.generation_seconds = result.output_ids.size() > 1 ? seconds_since(start) : 0;
+  return result;
+}
+
+Likelihood measure(Session& session, std::span<const TokenId> tokens, Index context_length,
+                   const Progress& progress) {
+  Likelihood result;
+  double sum = 0;
+  each_chunk(tokens, context_length, [&](std::span<const TokenId> piece, Index piece_first) {
+    session.clear();
+    each_chunk(piece, measured_chunk, [&](std::span<const TokenId> chunk, Index first) {
+      if (progress) progress(static_cast<double>(piece_first + first) / static_cast<double>(tokens.size()));
+      session.append(chunk);
+      const Matrix& logits = session.all_logits();
+      for (Index t = 0; t < logits.rows() && first + t + 1 < std::ssize(piece); ++t) {
+        sum += negative_log(logits.row(t), piece[static_cast<std::size_t>(first + t + 1)]);
+        ++result.num_tokens;
+      }
+    });
+  });
+  GQA_CHECK(result.num_tokens > 0, std::invalid_argument,
+            "the text has " << tokens.size() << " tokens; at least two in one context are needed");
+  result.mean_negative_log = sum / static_cast<double>(result.num_tokens);
+  return result;
+}
+
+}  // namespace generate

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "gguf.hpp"
+#include "gqa/position/rope.hpp"
+
+namespace generate {
+
+/// The sizes and constants of a model of the Llama architecture (Touvron et al. 2023).
+struct Hyperparameters {
+  std::string name;
+  Index num_layers;
+  Index context_length;
+  Index model_dim;
+  Index ffn_dim;
+  Index num_q_heads;
+  Index num_kv_heads;
+  Index head_dim;
+  Index value_dim;
+  Index vocabulary_size;
+  Index sliding_window;  ///< keys a query may see, itself included; context_length where there is no window
+  double rms_epsilon;
+  gqa::RopeConfig rope;
+
+  Index q_size() const { return num_q_heads * head_dim; }
+  Index k_size() const { return num_kv_heads * head_dim; }
+  Index v_size() const { return num_kv_heads * value_dim; }
+  Index qkv_size() const { return q_size() + k_size() + v_size(); }
+  Index attention_size() const { return num_q_heads * value_dim; }
+};
+
+/// Reads and checks them. Throws gqa::format_error naming the architecture, the key or the value that this
+/// program does not support: a key it does not know could change what the model computes.
+Hyperparameters read_hyperparameters(const Gguf& file);
+
+}  // namespace generate

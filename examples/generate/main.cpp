@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text from a model in a GGUF file, by the library's attention and KV cache. Text goes to standard output,
+// the report and errors to standard error; with --json everything is one object on standard output.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <exception>
+#include <iostream>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "chat_template.hpp"
+#include "generation.hpp"
+#include "gguf.hpp"
+#include "mapped_file.hpp"
+#include "model.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "sampler.hpp"
+#include "session.hpp"
+#include "tokenizer.hpp"
+
+namespace generate {
+namespace {
+
+std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const Tokenizer& tokenizer) {
+  if (options.perplexity) {
+    const MappedFile text(*options.perplexity);
+    return tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
+  }
+  return tokenizer.encode(options.chat ? ChatTemplate(file).render(options.prompt) : options.prompt);
+}
+
+void print_perplexity(const Options& options, Session& session, std::span<const TokenId> tokens,
+                      const Hyperparameters& sizes) {
+  ProgressLine line;
+  const Likelihood likelihood = measure(session, tokens, sizes.context_length,
+                                        [&](double done) { line.show("reading the text", done); });
+  line.clear();
+  const double perplexity = std::exp(likelihood.mean_negative_log);
+  if (options.json) {
+    const nlohmann::ordered_json object{{"mean_negative_log_likelihood", likelihood.mean_negative_log},
+                                        {"perplexity", perplexity},
+                                        {"tokens", likelihood.num_tokens}};
+    std::cout << object.dump() << "\n";
+  } else {
+    std::cout << "mean negative log-likelihood " << likelihood.mean_negative_log
+              << " nats per token (perplexity " << perplexity << ", " << likelihood.num_tokens
+              << " tokens)\n";
+  }
+}
+
+void run(const Options& options) {
+  ProgressLine line;
+  const auto start = std::chrono::steady_clock::now();
+  const MappedFile bytes(options.model);
+  const Gguf file(bytes.bytes());
+  // The cheap checks come first: a mistake is reported before the weights are read.
+  const Hyperparameters sizes = read_hyperparameters(file);
+  const Tokenizer tokenizer(file);
+  GQA_CHECK(tokenizer.vocabulary_size() == sizes.vocabulary_size, gqa::format_error,
+            "token_embd.weight has " << sizes.vocabulary_size << " rows for " << tokenizer.vocabulary_size()
+                                     << " tokens");
+  const std::vector<TokenId> tokens = read_tokens(options, file, tokenizer);
+  if (!options.perplexity) check_prompt(tokens, sizes.context_length);
+
+  Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
+  const gqa::PoolExecutor executor(pool);
+  const Model model(file, executor, [&](double done) { line.show("loading weights", done); });
+  const auto session = make_session(model, options.cache_type, executor);
+  const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  line.clear();
+
+  if (options.perplexity) return print_perplexity(options, *session, tokens, sizes);
+
+  Sampler sampler(options.temperature, options.top_k, static_cast<std::uint64_t>(options.seed));
+  const auto stream = [&](std::string_view text) {
+    line.clear();
+    if (!options.json) std::cout << text << std::flush;
+  };
+  const Generation result =
+      continue_prompt(*session, tokenizer, tokens, sampler, sizes.context_length, options.max_tokens, stream,
+                      [&](double done) { line.show("reading the prompt", done); });
+  line.clear();
+  const double seconds = result.prompt_seconds + result.generation_seconds;
+  const Report report{.num_threads = options.num_threads,
+                      .load_seconds = load_seconds,
+                      .num_weights = model.num_weights,
+                      .weight_bytes = model.bytes(),
+                      .prompt_tokens = tokens.size(),
+                      .output_tokens = result.output_ids.size(),
+                      .prompt_seconds = result.prompt_seconds,
+                      .prompt_rate = result.prompt_rate(tokens.size()),
+                      .generation_seconds = result.generation_seconds,
+                      .generation_rate = result.generation_rate(),
+                      .attention_share = session->attention_seconds() / seconds,
+                      .stop = result.stop,
+                      .cache_type = options.cache_type,
+                      .now = cache_sizes(sizes, options.cache_type, session->size()),
+                      .full = cache_sizes(sizes, options.cache_type, sizes.context_length)};
+  if (options.json) {
+    nlohmann::ordered_json object{
+        {"prompt_ids", tokens}, {"output_ids", result.output_ids}, {"text", result.text}};
+    object.update(report.json(sizes));
+    std::cout << object.dump() << "\n";
+  } else {
+    std::cout << std::endl;
+    std::cerr << "\n" << report.text(sizes);
+  }
+}
+
+/// Prints one line, whatever the message quotes from a file.
+int fail(int code, std::string message) {
+  std::ranges::replace_if(
+      message, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7F'; }, '?');
+  std::cerr << "generate: " << message << "\n";
+  return code;
+}
+
+}  // namespace
+}  // namespace generate
+
+/// 0: done; 2: the arguments, the prompt or the file are wrong; 1: anything else.
+int main(int argc, char** argv) {
+  std::string model;
+  try {
+    const auto options = generate::parse_options(argc, argv);
+    if (!options) return 0;
+    model = options->model.string() + ": ";
+    generate::run(*options);
+    if (!std::cout) return generate::fail(1, "cannot write to standard output");
+    return 0;
+  } catch (const gqa::format_error& error) {
+    return generate::fail(2, model + error.what());
+  } catch (const std::invalid_argument& error) {
+    return generate::fail(2, error.what());
+  } catch (const std::system_error& error) {
+    return generate::fail(2, error.what());
+  } catch (const std::bad_alloc&) {
+    return generate::fail(1, "not enough memory");
+  } catch (const std::exception& error) {
+    return generate::fail(1, error.what());
+  }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.hpp"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <limits>
+#include <map>
+#include <thread>
+
+#include "gqa/core/error.hpp"
+
+namespace generate {
+
+std::optional<Options> parse_options(int argc, const char* const* argv) {
+  Options options;
+  options.num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
+  const std::map<std::string, CacheType> cache_types{
+      {"f32", CacheType::f32}, {"f16", CacheType::f16}, {"bf16", CacheType::bf16}};
+  constexpr auto largest = std::numeric_limits<std::int32_t>::max();
+
+  CLI::App app("Generates text with a Llama-architecture model from a GGUF file.", "generate");
+  app.add_option("--model", options.model, "GGUF file")->required();
+  auto* prompt = app.add_option("--prompt", options.prompt, "text to continue, or with --chat to answer");
+  auto* chat = app.add_flag("--chat", options.chat, "put the prompt into the model's chat template");
+  app.add_option("--max-tokens", options.max_tokens, "most tokens to generate")
+      ->check(CLI::Range(1, largest))
+      ->capture_default_str();
+  app.add_option("--temperature", options.temperature, "0: always the most likely token")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--top-k", options.top_k, "choose among the K most likely tokens; 0: among all")
+      ->check(CLI::Range(0, largest))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "of the choices that a temperature above 0 makes")
+      ->check(CLI::Range(std::numeric_limits<Index>::max()))
+      ->capture_default_str();
+  app.add_option("--threads", options.num_threads, "threads to compute with")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--cache-dtype", options.cache_type, "element type of the KV cache: f32, f16 or bf16")
+      ->transform(CLI::Transformer(cache_types, CLI::ignore_case))
+      ->default_str("f32");
+  app.add_option("--perplexity", options.perplexity,
+                 "print the mean negative log-likelihood per token of this text file instead")
+      ->excludes(prompt)
+      ->excludes(chat);
+  app.add_flag("--json", options.json, "print one JSON object");
+  try {
+    app.parse(argc, argv);
+    if (!options.perplexity && prompt->empty()) throw CLI::RequiredError("--prompt or --perplexity");
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return std::nullopt;
+  } catch (const CLI::ParseError& error) {
+    throw std::invalid_argument(error.what());
+  }
+  GQA_CHECK(!std::isnan(options.temperature), std::invalid_argument,
+            "--temperature is nan");  // Range lets it pass
+  GQA_CHECK(options.perplexity || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");
+  return options;
+}
+
+}  // namespace generate

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "session.hpp"
+
+namespace generate {
+
+struct Options {
+  std::filesystem::path model;
+  std::string prompt;
+  std::optional<std::filesystem::path> perplexity;  ///< a text to measure instead of a prompt to continue
+  bool chat = false;
+  Index max_tokens = 256;
+  double temperature = 0;
+  Index top_k = 40;
+  Index seed = 0;
+  Index num_threads = 1;
+  CacheType cache_type = CacheType::f32;
+  bool json = false;
+};
+
+/// The options of a command line. Prints help and returns nothing when asked for it. Throws
+/// std::invalid_argument with one line that says what is wrong.
+std::optional<Options> parse_options(int argc, const char* const* argv);
+
+}  // namespace generate

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "gqa/core/parallel.hpp"
+#include "model.hpp"
+#include "vocabulary.hpp"
+
+namespace generate {
+
+/// One sequence of tokens as a model sees it: its KV cache, and the hidden states of the tokens fed last.
+/// Each token is computed once; later ones read its keys and values from the cache.
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  /// Feeds the tokens that come next. Throws std::length_error when the model's context is full and
+  /// std::invalid_argument for an id that is no token, with nothing changed.
+  virtual void append(std::span<const TokenId> tokens) = 0;
+
+  /// The scores of every token of the vocabulary as the next one, after the last token fed: valid until the
+  /// next call.
+  virtual std::span<const float> logits() = 0;
+  /// The same after each token of the last append(): a row each.
+  virtual const Matrix& all_logits() = 0;
+
+  virtual Index size() const = 0;                ///< tokens fed
+  virtual Index cache_bytes() const = 0;         ///< bytes of their keys and values
+  virtual double attention_seconds() const = 0;  ///< spent in attention and in writing to the cache
+  virtual void clear() = 0;                      ///< forgets all tokens; times go on
+};
+
+enum class CacheType { f32, f16, bf16 };
+
+/// A session of a model, which must outlive it, with a cache of the given element type.
+std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor);
+
+}  // namespace generate

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forward pass on tiny random models, and what a file can get wrong about them.
+#include "model.hpp"
+
+#include <gtest/gtest.h>
+
+#include "generation.hpp"
+#include "gqa/core/error.hpp"
+#include "session.hpp"
+#include "tiny_model.hpp"
+
+namespace generate {
+namespace {
+
+using test::GgufWriter;
+
+/// A model and what it needs to run.
+struct Loaded {
+  explicit Loaded(const GgufWriter& writer, int num_threads = 2)
+      : bytes(writer.file()), file(bytes), pool(num_threads), model(file, gqa::PoolExecutor(pool)) {}
+
+  std::unique_ptr<Session> session(CacheType type = CacheType::f32) {
+    return make_session(model, type, gqa::PoolExecutor(pool));
+  }
+
+  std::vector<std::byte> bytes;
+  Gguf file;
+  Eigen::ThreadPool pool;
+  Model model;
+};
+
+std::vector<TokenId> some_tokens(std::size_t count) {
+  std::vector<TokenId> ids(count);
+  for (std::size_t i = 0; i < count; ++i) ids[i] = static_cast<TokenId>((i * i * 7 + 11 * i + 3) % 272);
+  return ids;
+}
+
+/// The scores after each token, the tokens fed in chunks of a size.
+Matrix all_scores(Session& session, std::span<const TokenId> tokens, std::size_t chunk) {
+  Matrix scores(std::ssize(tokens), 272);
+  for (std::size_t first = 0; first < tokens.size(); first += chunk) {
+    const auto piece = tokens.subspan(first, std::min(chunk, tokens.size() - first));
+    session.append(piece);
+    scores.middleRows(static_cast<Index>(first), std::ssize(piece)) = session.all_logits();
+  }
+  return scores;
+}
+
+float largest_difference(const Matrix& a, const Matrix& b) { return (a - b).cwiseAbs().maxCoeff(); }
+
+TEST(Session, DecodesWhatItPrefills) {
+  Loaded tiny(test::tiny_model());
+  const auto tokens = some_tokens(150);
+  const Matrix whole = all_scores(*tiny.session(), tokens, tokens.size());
+  ASSERT_TRUE(whole.allFinite());
+  EXPECT_GT(whole.cwiseAbs().maxCoeff(), 0.1F);
+  for (const std::size_t chunk : {1, 7, 64}) {
+    EXPECT_LE(largest_difference(all_scores(*tiny.session(), tokens, chunk), whole), 1e-4F) << chunk;
+  }
+}
+
+TEST(Session, LogitsAreThoseOfTheLastToken) {
+  Loaded tiny(test::tiny_model());
+  const auto tokens = some_tokens(20);
+  const auto session = tiny.session();
+  session->append(tokens);
+  const Matrix all = session->all_logits();
+  const auto last = session->logits();
+  ASSERT_EQ(last.size(), 272U);
+  for (Index i = 0; i < 272; ++i) EXPECT_NEAR(last[static_cast<std::size_t>(i)], all(19, i), 1e-5);
+}
+
+TEST(Session, ThreadsChangeNoBit) {
+  Loaded one(test::tiny_model(), 1), three(test::tiny_model(), 3);
+  const auto tokens = some_tokens(70);
+  EXPECT_EQ(all_scores(*one.session(), tokens, 33), all_scores(*three.session(), tokens, 33));
+}
+
+TEST(Session, NarrowCachesComeClose) {
+  Loaded tiny(test::tiny_model());
+  const auto tokens = some_tokens(100);
+  const Matrix exact = all_scores(*tiny.session(), tokens, 50);
+  const float size = exact.cwiseAbs().maxCoeff();
+  const float f16 = largest_difference(all_scores(*tiny.session(CacheType::f16), tokens, 50), exact);
+  const float bf16 = largest_difference(all_scores(*tiny.session(CacheType::bf16), tokens, 50), exact);
+  EXPECT_GT(f16, 0);
+  EXPECT_LT(f16, 0.01F * size);
+  EXPECT_GT(bf16, f16);
+  EXPECT_LT(bf16, 0.1F * size);
+}
+
+TEST(Session, CountsTheCache) {
+  Loaded tiny(test::tiny_model());
+  for (const auto& [type, bytes] : {std::pair(CacheType::f32, 4), std::pair(CacheType::bf16, 2)}) {
+    const auto session = tiny.session(type);
+    session->append(some_tokens(21));
+    EXPECT_EQ(session->size(), 21);
+    EXPECT_EQ(session->cache_bytes(), 2 * 2 * 2 * 16 * 21 * bytes);
+    EXPECT_GT(session->attention_seconds(), 0);
+  }
+}
+
+TEST(Session, ForgetsWhenCleared) {
+  Loaded tiny(test::tiny_model());
+  const auto session = tiny.session();
+  const auto tokens = some_tokens(30);
+  const Matrix first = all_scores(*session, tokens, 30);
+  session->clear();
+  EXPECT_EQ(session->size(), 0);
+  EXPECT_EQ(all_scores(*session, tokens, 30), first);
+}
+
+TEST(Session, RefusesTokensBeyondTheContextAndTheVocabulary) {
+  Loaded tiny(test::tiny_model());
+  const auto session = tiny.session();
+  session->append(some_tokens(190));
+  EXPECT_THROW(session->append(some_tokens(11)), std::length_error);
+  EXPECT_THROW(session->append(std::vector<TokenId>{3, 272}), std::invalid_argument);
+  EXPECT_THROW(session->append(std::vector<TokenId>{-1}), std::invalid_argument);
+  EXPECT_EQ(session->size(), 190);
+  session->append(some_tokens(10));
+  EXPECT_EQ(session->size(), 200);
+}
+
+TEST(Session, SeesThePositionsTheWindowAndTheBiases) {
+  const auto tokens = some_tokens(100);
+  const auto scores = [&](const GgufWriter& writer) {
+    Loaded tiny(writer);
+    return all_scores(*tiny.session(), tokens, 100);
+  };
+  const Matrix plain = scores(test::tiny_model());
+  const auto changed = [&](auto change) {
+    auto writer = test::tiny_model();
+    change(writer);
+    return largest_difference(scores(writer), plain);
+  };
+  const std::vector<std::byte> zeros(64 * 4);
+  std::mt19937 random(3);
+  const auto bias = test::random_blocks(TensorType::f32, 64, random);
+  EXPECT_GT(changed([](auto& w) { w.real("llama.rope.freq_base", 10); }), 1e-3F);
+  EXPECT_GT(changed([](auto& w) { w.integer("llama.rope.dimension_count", 8); }), 1e-3F);
+  EXPECT_GT(changed([](auto& w) { w.integer("llama.attention.sliding_window", 5); }), 1e-3F);
+  EXPECT_EQ(changed([](auto& w) { w.integer("llama.attention.sliding_window", 100); }), 0);
+  EXPECT_EQ(changed([&](auto& w) { w.tensor("blk.0.attn_q.bias", {64}, TensorType::f32, zeros); }), 0);
+  for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_output.bias", "blk.1.ffn_down.bias"}) {
+    EXPECT_GT(changed([&](auto& w) { w.tensor(name, {64}, TensorType::f32, bias); }), 1e-3F) << name;
+  }
+  EXPECT_GT(changed([&](auto& w) {
+              std::mt19937 other(9);
+              w.tensor("output.weight", {64, 272}, TensorType::q8_0,
+                       test::random_blocks(TensorType::q8_0, 64 * 272, other));
+            }),
+            1e-3F);
+}
+
+TEST(Session, ReadsEveryRopeScaling) {
+  const auto tokens = some_tokens(60);
+  const auto scores = [&](auto change) {
+    auto writer = test::tiny_model();
+    change(writer);
+    Loaded tiny(writer);
+    return all_scores(*tiny.session(), tokens, 60);
+  };
+  const auto factors = [](GgufWriter& writer, float factor) {
+    test::Bytes bytes;
+    for (int i = 0; i < 8; ++i) bytes.number(factor);
+    writer.tensor("rope_freqs.weight", {8}, TensorType::f32, bytes.get());
+  };
+  const Matrix plain = scores([](auto&) {});
+  const Matrix linear = scores([](auto& w) {
+    w.text("llama.rope.scaling.type", "linear");
+    w.real("llama.rope.scaling.factor", 4);
+  });
+  const Matrix yarn = scores([](auto& w) {
+    w.text("llama.rope.scaling.type", "yarn");
+    w.real("llama.rope.scaling.factor", 4);
+    w.integer("llama.rope.scaling.original_context_length", 50);
+  });
+  EXPECT_GT(largest_difference(linear, plain), 1e-4F);
+  EXPECT_GT(largest_difference(yarn, plain), 1e-4F);
+  EXPECT_GT(largest_difference(yarn, linear), 1e-4F);
+  EXPECT_EQ(scores([](auto& w) { w.real("llama.rope.scale_linear", 4); }), linear);
+  EXPECT_EQ(scores([&](auto& w) { factors(w, 1); }), plain);
+  EXPECT_EQ(scores([&](auto& w) { factors(w, 4); }), linear);
+}
+
+TEST(Session, TakesMhaAndMqaAndOtherHeadSizes) {
+  // 4 KV heads without the key that says so; 1 KV head; and keys of 24, values of 8.
+  struct Case {
+    std::uint32_t kv_heads, key, value;
+  };
+  for (const auto& [kv_heads, key, value] : {Case{4, 16, 16}, Case{1, 16, 16}, Case{2, 24, 8}}) {
+    auto writer = test::tiny_model();
+    writer.integer("llama.attention.head_count_kv", kv_heads);
+    if (kv_heads == 4) writer.remove_key("llama.attention.head_count_kv");
+    if (key != 16) {
+      writer.integer("llama.attention.key_length", key);
+      writer.integer("llama.attention.value_length", value);
+      writer.remove_key("llama.rope.dimension_count");
+    }
+    std::mt19937 random(1);
+    const auto tensors = std::exchange(writer.tensors, {});
+    for (auto tensor : tensors) {
+      const auto ends = [&](const char* name) { return tensor.name.find(name) != std::string::npos; };
+      if (ends("attn_q")) tensor.sizes = {64, 4 * key};
+      if (ends("attn_k")) tensor.sizes = {64, kv_heads * key};
+      if (ends("attn_v")) tensor.sizes = {64, kv_heads * value};
+      if (ends("attn_output")) tensor.sizes = {4 * value, 64};
+      const auto type = static_cast<TensorType>(tensor.type);
+      const std::uint64_t count = tensor.sizes[0] * (tensor.sizes.size() > 1 ? tensor.sizes[1] : 1);
+      writer.tensor(tensor.name, tensor.sizes, type, test::random_blocks(type, count, random));
+    }
+    Loaded tiny(writer);
+    const auto tokens = some_tokens(70);
+    const Matrix whole = all_scores(*tiny.session(), tokens, 70);
+    EXPECT_TRUE(whole.allFinite());
+    EXPECT_LE(largest_difference(all_scores(*tiny.session(), tokens, 1), whole), 1e-4F);
+    const auto session = tiny.session();
+    session->append(tokens);
+    EXPECT_EQ(session->cache_bytes(), 70 * 2 * kv_heads * (key + value) * 4);
+  }
+}
+
+std::string error_of(const GgufWriter& writer) {
+  try {
+    const Loaded tiny(writer);
+  } catch (const gqa::format_error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Model, RefusesWhatItDoesNotSupportByName) {
+  const auto changed = [](auto change) {
+    auto writer = test::tiny_model();
+    change(writer);
+    return error_of(writer);
+  };
+  EXPECT_EQ(changed([](auto& w) { w.text("general.architecture", "gemma3"); }),
+            "the architecture gemma3 is not supported (llama is)");
+  EXPECT_EQ(changed([](auto& w) { w.real("llama.attention.clamp_kqv", 8); }),
+            "the hyper-parameter llama.attention.clamp_kqv is not supported");
+  EXPECT_EQ(changed([](auto& w) { w.integer("llama.expert_count", 8); }),
+            "the hyper-parameter llama.expert_count is not supported but as 0");
+  EXPECT_EQ(changed([](auto& w) { w.integer("llama.expert_count", 0); }), "no error");
+  EXPECT_EQ(changed([](auto& w) { w.text("llama.rope.scaling.type", "longrope"); }),
+            "the rope scaling longrope is not supported (none, linear and yarn are)");
+  EXPECT_EQ(changed([](auto& w) {
+              w.tensor("blk.0.attn_q_norm.weight", {16}, TensorType::f32, std::vector<std::byte>(64));
+            }),
+            "tensor blk.0.attn_q_norm.weight is not part of a llama model as this program knows it");
+}
+
+TEST(Model, RefusesSizesThatDoNotFit) {
+  const auto changed = [](auto change) {
+    auto writer = test::tiny_model();
+    change(writer);
+    return error_of(writer);
+  };
+  const auto contains = [](const std::string& error, const char* part) {
+    EXPECT_NE(error.find(part), std::string::npos) << error << "\nexpected: " << part;
+  };
+  contains(changed([](auto& w) { w.remove_key("llama.block_count"); }), "key llama.block_count is missing");
+  contains(changed([](auto& w) { w.integer("llama.block_count", 3); }),
+           "tensor blk.2.attn_norm.weight is missing");
+  contains(changed([](auto& w) { w.integer("llama.block_count", 1); }), "blk.1.");
+  contains(changed([](auto& w) { w.integer("llama.block_count", 1U << 20); }), "there are");
+  contains(changed([](auto& w) { w.integer("llama.block_count", 0); }), "expected 1 to");
+  contains(changed([](auto& w) { w.integer("llama.attention.head_count", 0); }), "expected 1 to");
+  contains(changed([](auto& w) { w.integer("llama.attention.head_count", 3); }), "multiple of the 3 heads");
+  contains(changed([](auto& w) { w.integer("llama.attention.head_count_kv", 3); }),
+           "multiple of the 3 heads");
+  contains(changed([](auto& w) { w.integer("llama.attention.head_count_kv", 4); }),
+           "tensor blk.0.attn_k.weight is [64, 32], expected [64, 64]");
+  contains(changed([](auto& w) { w.integer("llama.rope.dimension_count", 7); }), "rotary_dim is 7");
+  contains(changed([](auto& w) { w.integer("llama.rope.dimension_count", 18); }), "rotary_dim is 18");
+  contains(changed([](auto& w) { w.real("llama.rope.freq_base", -1); }), "theta is -1");
+  contains(changed([](auto& w) { w.real("llama.rope.freq_base", std::nanf("")); }), "theta is nan");
+  contains(changed([](auto& w) { w.real("llama.attention.layer_norm_rms_epsilon", -1); }), "epsilon is -1");
+  contains(changed([](auto& w) { w.integer("llama.attention.key_length", 1U << 31); }),
+           "key_length is 2147483648");
+  contains(changed([](auto& w) {
+             w.tensor("rope_freqs.weight", {7}, TensorType::f32, std::vector<std::byte>(28));
+           }),
+           "factor");
+}
+
+TEST(Model, SurvivesAnyChangedByteOfItsHeader) {
+  // Either the file still is one, or the error says what is wrong: whatever the byte, nothing else happens.
+  const auto writer = test::tiny_model();
+  const std::size_t header = writer.header().size();
+  auto bytes = writer.file();
+  Eigen::ThreadPool pool(1);
+  int refused = 0;
+  for (std::size_t at = 0; at < header; ++at) {
+    const std::byte original = bytes[at];
+    bytes[at] = static_cast<std::byte>(std::to_integer<unsigned>(original) ^ (at % 3 == 0   ? 0x80U
+                                                                              : at % 3 == 1 ? 1U
+                                                                                            : 0xFFU));
+    try {
+      const Gguf file(bytes);
+      const Tokenizer tokenizer(file);
+      const auto sizes = read_hyperparameters(file);
+      if (sizes.context_length < 1 << 20) (void)Model(file, gqa::PoolExecutor(pool));
+    } catch (const gqa::format_error&) {
+      ++refused;
+    }
+    bytes[at] = original;
+  }
+  EXPECT_GT(refused, 500);
+}
+
+TEST(Generation, StopsWhereItShould) {
+  Loaded tiny(test::tiny_model());
+  const Tokenizer tokenizer(tiny.file);
+  const auto prompt = tokenizer.encode("the quick brown fox");
+  const auto run = [&](Index context, Index max_tokens) {
+    Sampler greedy(0, 0, 0);
+    return continue_prompt(*tiny.session(), tokenizer, prompt, greedy, context, max_tokens);
+  };
+  const Generation five = run(200, 5);
+  EXPECT_EQ(five.output_ids.size(), 5U);
+  EXPECT_EQ(five.stop, "max-tokens");
+  const Index context = std::ssize(prompt) + 2;
+  const Generation full = run(context, 100);
+  EXPECT_EQ(full.stop, "context");
+  EXPECT_EQ(full.output_ids.size(), 3U);  // the third needs no place: nothing follows it
+  EXPECT_EQ(run(std::ssize(prompt), 100).output_ids.size(), 1U);
+  EXPECT_THROW(run(std::ssize(prompt) - 1, 100), std::invalid_argument);
+}
+
+TEST(Generation, MeasuresLikelihoodAsDefined) {
+  Loaded tiny(test::tiny_model());
+  const auto tokens = some_tokens(150);
+  const Matrix scores = all_scores(*tiny.session(), tokens, 150);
+  double sum = 0;
+  for (Index t = 0; t + 1 < 150; ++t) {
+    double total = 0;
+    for (Index i = 0; i < 272; ++i) total += std::exp(static_cast<double>(scores(t, i)));
+    sum += std::log(total) - static_cast<double>(scores(t, tokens[static_cast<std::size_t>(t + 1)]));
+  }
+  const auto session = tiny.session();
+  const Likelihood whole = measure(*session, tokens, 200);
+  EXPECT_EQ(whole.num_tokens, 149);
+  EXPECT_NEAR(whole.mean_negative_log, sum / 149, 1e-4);
+  // Pieces of 40, 40, 40 and 30 do not see each other.
+  const Likelihood cut = measure(*session, tokens, 40);
+  EXPECT_EQ(cut.num_tokens, 39 * 3 + 29);
+  const Likelihood second = measure(*session, std::span(tokens).subspan(40, 40), 40);
+  EXPECT_EQ(second.num_tokens, 39);
+  EXPECT_THROW(measure(*session, std::span(tokens).first(1), 200), std::invalid_argument);
+  EXPECT_THROW(measure(*session, {}, 200), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace generate

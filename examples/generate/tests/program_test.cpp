@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program as it is run: what it prints, and exit code 2 with one line for whatever is wrong.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tiny_model.hpp"
+
+namespace generate {
+namespace {
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class Program : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = testing::TempDir() + "generate-XXXXXX";
+    folder_ = ::mkdtemp(name.data());
+    write("tiny.gguf", test::tiny_model());
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  void write(const std::string& name, const test::GgufWriter& writer) { write(name, writer.file()); }
+  void write(const std::string& name, const std::vector<std::byte>& bytes) {
+    std::ofstream(path(name), std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+  }
+
+  struct Result {
+    int code;
+    std::string out, err;
+  };
+  Result run(const std::vector<std::string>& arguments) const {
+    std::string command = GENERATE_PROGRAM;
+    for (const std::string& argument : arguments) {
+      command += " '";
+      for (const char c : argument) command += c == '\'' ? std::string("'\\''") : std::string{c};
+      command += "'";
+    }
+    const int status =
+        std::system((command + " >" + path("out") + " 2>" + path("err") + " </dev/null").c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(path("out")), read(path("err"))};
+  }
+  Result run_tiny(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.begin(), {"--model", path("tiny.gguf")});
+    return run(arguments);
+  }
+  nlohmann::json json(std::vector<std::string> arguments) const {
+    arguments.push_back("--json");
+    const Result result = run_tiny(arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    EXPECT_EQ(std::ranges::count(result.out, '\n'), 1);
+    return nlohmann::json::parse(result.out);
+  }
+
+  static void expect_refused(const Result& result, const std::string& part) {
+    EXPECT_EQ(result.code, 2) << result.err;
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
+    EXPECT_EQ(result.err.find("generate: "), 0U) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "expected: " << part;
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(Program, PrintsOneJsonObject) {
+  const auto object = json({"--prompt", "the fox", "--max-tokens", "6", "--threads", "2"});
+  EXPECT_EQ(object["prompt_ids"].size(), 5U);
+  EXPECT_EQ(object["output_ids"].size(), object["generated_tokens"]);
+  EXPECT_LE(object["output_ids"].size(), 6U);
+  EXPECT_TRUE(object["text"].is_string());
+  EXPECT_EQ(object["threads"], 2);
+  EXPECT_EQ(object["cache_dtype"], "f32");
+  const int tokens = 5 + static_cast<int>(object["output_ids"].size()) - 1;
+  // 2 layers, 2 KV heads, 16 key and 16 value elements of 4 bytes.
+  const auto now = object["kv_cache"]["now"], full = object["kv_cache"]["full_context"];
+  EXPECT_EQ(now["tokens"], tokens);
+  EXPECT_EQ(now["bytes"], tokens * 2 * 2 * 32 * 4);
+  EXPECT_EQ(now["mha_bytes"], tokens * 2 * 4 * 32 * 4);
+  EXPECT_EQ(now["mqa_bytes"], tokens * 2 * 1 * 32 * 4);
+  EXPECT_EQ(full["tokens"], 200);
+  EXPECT_EQ(full["bytes"], 200 * 2 * 2 * 32 * 4);
+  for (const char* rate : {"prompt_tokens_per_second", "generation_tokens_per_second"})
+    EXPECT_GT(object[rate], 0);
+  EXPECT_GT(object["attention_share"], 0);
+  EXPECT_LT(object["attention_share"], 1);
+}
+
+TEST_F(Program, StreamsTextAndReportsApart) {
+  const auto object = json({"--prompt", "the fox", "--max-tokens", "20"});
+  const Result result = run_tiny({"--prompt", "the fox", "--max-tokens", "20"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out, object["text"].get<std::string>() + "\n");
+  for (const char* part : {"tokens/s", "attention", "KV cache", "MHA", "this (G=2)", "MQA", "full context"}) {
+    EXPECT_NE(result.err.find(part), std::string::npos) << part << " in\n" << result.err;
+  }
+  EXPECT_EQ(result.err.find('\r'), std::string::npos) << "a progress line, though this is no terminal";
+}
+
+TEST_F(Program, GivesTheSameIdsOnAnyNumberOfThreads) {
+  const auto one = json({"--prompt", "the fox", "--max-tokens", "30", "--threads", "1"});
+  EXPECT_EQ(one["output_ids"],
+            json({"--prompt", "the fox", "--max-tokens", "30", "--threads", "3"})["output_ids"]);
+}
+
+TEST_F(Program, TakesEveryCacheType) {
+  for (const auto& [type, bytes] : {std::pair("f32", 4), std::pair("f16", 2), std::pair("bf16", 2)}) {
+    const auto object = json({"--prompt", "the fox", "--max-tokens", "3", "--cache-dtype", type});
+    EXPECT_EQ(object["cache_dtype"], type);
+    EXPECT_EQ(object["kv_cache"]["full_context"]["bytes"], 200 * 2 * 2 * 32 * bytes);
+  }
+}
+
+TEST_F(Program, SamplesBySeed) {
+  const auto ids = [&](const char* seed) {
+    return json({"--prompt", "the fox", "--max-tokens", "20", "--temperature", "2", "--top-k", "50", "--seed",
+                 seed})["output_ids"];
+  };
+  EXPECT_EQ(ids("5"), ids("5"));
+  EXPECT_NE(ids("5"), ids("6"));
+}
+
+TEST_F(Program, PutsThePromptIntoTheChatTemplate) {
+  const auto plain = json({"--prompt",
+                           "<|im_start|>system\nYou are tiny<|im_end|>\n<|im_start|>user\nthe fox<|im_end|>\n"
+                           "<|im_start|>assistant\n",
+                           "--max-tokens", "1"});
+  EXPECT_EQ(json({"--chat", "--prompt", "the fox", "--max-tokens", "1"})["prompt_ids"], plain["prompt_ids"]);
+}
+
+TEST_F(Program, MeasuresPerplexity) {
+  std::ofstream(path("text")) << "the quick brown fox";
+  const auto object = json({"--perplexity", path("text")});
+  EXPECT_EQ(object["tokens"], 16);
+  EXPECT_NEAR(std::log(object["perplexity"].get<double>()), object["mean_negative_log_likelihood"], 1e-9);
+  const Result result = run_tiny({"--perplexity", path("text")});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out.find("mean negative log-likelihood "), 0U) << result.out;
+}
+
+TEST_F(Program, PrintsHelp) {
+  const Result result = run({"--help"});
+  EXPECT_EQ(result.code, 0);
+  for (const char* option : {"--model", "--prompt", "--chat", "--max-tokens", "--temperature", "--top-k",
+                             "--seed", "--threads", "--cache-dtype", "--json", "--perplexity"}) {
+    EXPECT_NE(result.out.find(option), std::string::npos) << option;
+  }
+}
+
+TEST_F(Program, RefusesWrongArguments) {
+  expect_refused(run({}), "--model");
+  expect_refused(run({"--prompt", "x"}), "--model");
+  expect_refused(run_tiny({}), "--prompt");
+  expect_refused(run_tiny({"--prompt", "x", "--bogus"}), "--bogus");
+  expect_refused(run_tiny({"--prompt", "x", "extra"}), "extra");
+  expect_refused(run_tiny({"--prompt", "x", "--perplexity", path("tiny.gguf")}), "excludes");
+  for (const auto& [option, value] :
+       {std::pair("--max-tokens", "0"), std::pair("--max-tokens", "-1"), std::pair("--max-tokens", "many"),
+        std::pair("--max-tokens", "99999999999999999999"), std::pair("--temperature", "-0.5"),
+        std::pair("--temperature", "nan"), std::pair("--temperature", "inf"), std::pair("--top-k", "-1"),
+        std::pair("--threads", "0"), std::pair("--threads", "5000"), std::pair("--cache-dtype", "f64"),
+        std::pair("--seed", "-1")}) {
+    SCOPED_TRACE(std::string(option) + " " + value);
+    expect_refused(run_tiny({"--prompt", "x", option, value}), option);
+  }
+}
+
+TEST_F(Program, RefusesPromptsItCannotRead) {
+  expect_refused(run_tiny({"--prompt", ""}), "--prompt is empty");
+  expect_refused(run_tiny({"--prompt", "", "--chat"}), "--prompt is empty");
+  expect_refused(run_tiny({"--prompt", "ab\xFFz"}), "not valid UTF-8 at byte 2");
+  expect_refused(run_tiny({"--prompt", std::string(201, 'x')}),
+                 "the prompt has 201 tokens, the model's context 200");
+  EXPECT_EQ(run_tiny({"--prompt", std::string(200, 'x')}).code, 0);
+  std::ofstream(path("empty"));
+  expect_refused(run_tiny({"--perplexity", path("empty")}), "the text has 0 tokens");
+  expect_refused(run_tiny({"--perplexity", path("absent")}), "absent");
+}
+
+TEST_F(Program, RefusesFilesThatAreNoModel) {
+  const auto refused = [&](const char* name, const std::string& part) {
+    expect_refused(run({"--model", path(name), "--prompt", "x"}), part);
+  };
+  refused("absent.gguf", "No such file");
+  refused(".", "Is a directory");
+  std::ofstream(path("empty.gguf"));
+  refused("empty.gguf", "the file ends inside the magic number");
+  std::ofstream(path("text.gguf")) << "This is not a model, whatever its name says.";
+  refused("text.gguf", "no GGUF file");
+  auto bytes = test::tiny_model().file();
+  bytes.resize(bytes.size() - 1);
+  write("cut.gguf", bytes);
+  refused("cut.gguf", "past the end of the file");
+  auto writer = test::tiny_model();
+  writer.text("general.architecture", "two\nlines");
+  write("lines.gguf", writer);
+  refused("lines.gguf", "two?lines");
+  writer = test::tiny_model();
+  writer.find("blk.1.ffn_up.weight").type = 12;
+  write("type.gguf", writer);
+  refused("type.gguf", "Q4_K");
+  writer = test::tiny_model();
+  writer.text("tokenizer.chat_template", "[INST]");
+  write("template.gguf", writer);
+  expect_refused(run({"--model", path("template.gguf"), "--prompt", "x", "--chat"}), "ChatML");
+}
+
+}  // namespace
+}  // namespace generate
