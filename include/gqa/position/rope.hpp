@@ -13,6 +13,7 @@
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/position/in_place.hpp"
 #include "gqa/position/rope_scaling.hpp"
 #include "gqa/position/rotate.hpp"
 
@@ -150,7 +151,7 @@ class Rope {
 
   template <detail::rotary::Turn Direction, TensorLike X>
   void rotate(X& x, Index first_position, double gain) const {
-    const auto view = detail::rotary::as_rotatable(x, config_.head_dim);
+    const auto view = detail::in_place_view(x, config_.head_dim);
     check_positions(first_position, view.tokens);
     OnePosition<Accumulator<TensorScalar<X>>> row(*this, gain);
     detail::rotary::rotate<Direction>(view, config_.layout, pairs(),
@@ -159,7 +160,7 @@ class Rope {
 
   template <detail::rotary::Turn Direction, TensorLike X>
   void rotate(X& x, std::span<const Index> positions, double gain) const {
-    const auto view = detail::rotary::as_rotatable(x, config_.head_dim);
+    const auto view = detail::in_place_view(x, config_.head_dim);
     const Index batch_step = detail::rotary::batch_step_of(view, static_cast<Index>(positions.size()));
     check_positions(positions);
     OnePosition<Accumulator<TensorScalar<X>>> row(*this, gain);
@@ -259,7 +260,7 @@ class RopeTable {
   auto checked_view(X& x) const {
     static_assert(std::is_same_v<Accumulator<TensorScalar<X>>, T>,
                   "gqa: a RopeTable<float> is for f32, f16 and bf16 tensors, a RopeTable<double> for f64");
-    return detail::rotary::as_rotatable(x, rope_.config().head_dim);
+    return detail::in_place_view(x, rope_.config().head_dim);
   }
 
   template <detail::rotary::Turn Direction, TensorLike X>

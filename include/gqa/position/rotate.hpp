@@ -142,25 +142,6 @@ void rotate(const TensorView<T>& x, RopeLayout layout, Index pairs, RowOf&& row)
   }
 }
 
-/// The view of a tensor that is changed in place. Throws std::invalid_argument for another head_dim and for
-/// memory that several heads share.
-template <TensorLike X>
-auto as_rotatable(X& x, Index head_dim) {
-  auto view = as_view(x);
-  static_assert(!std::is_const_v<typename decltype(view)::value_type>,
-                "gqa: rope changes its tensor in place, and this one is const");
-  GQA_CHECK(view.dim == head_dim, std::invalid_argument,
-            "x: head_dim is " << view.dim << ", expected " << head_dim);
-  const bool empty = view.batch == 0 || view.tokens == 0 || view.heads == 0;
-  const bool shared = (view.batch > 1 && view.batch_stride == 0) ||
-                      (view.tokens > 1 && view.token_stride == 0) ||
-                      (view.heads > 1 && view.head_stride == 0);
-  GQA_CHECK(empty || !shared, std::invalid_argument,
-            "x: strides are " << view.batch_stride << ", " << view.token_stride << ", " << view.head_stride
-                              << " (batch, token, head), expected none to be 0: x is changed in place");
-  return view;
-}
-
 /// How many of `count` positions belong to one batch: all of them where batches share their positions (0), or
 /// a batch's own tokens. Throws std::invalid_argument for a count that is neither.
 template <class T>
