@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a block of queries sees of a chunk, against asking the mask of every pair.
+#include "gqa/kernel/block.hpp"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "support/random.hpp"
+
+namespace gqa {
+namespace {
+
+using detail::BlockMask;
+using detail::for_row_runs;
+using detail::GroupMask;
+using detail::RowRun;
+
+constexpr Index group = 3;
+const HeadTable heads{2 * group, 2, group};
+
+/// look() and for_row_runs() of one chunk, bit by bit.
+template <class M>
+void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Range retained) {
+  const GroupMask<M> of_group(mask, heads, 0, kv_head);
+  std::vector<std::uint64_t> words(static_cast<std::size_t>(q.size() * group * chunk_tiles),
+                                   0x5555555555555555u);
+  BlockMask seen;
+  seen.words = words.data();
+  seen.look(of_group, q, group, chunk_begin, retained);
+
+  const auto visible = [&](Index row, Index column) {  // of the block, in the chunk
+    const Index position = chunk_begin + column;
+    return retained.contains(position) &&
+           mask_for(mask, 0, heads.q_head(kv_head, row % group))(q.begin + row / group, position);
+  };
+  const Index rows = q.size() * group;
+  for (Index t = 0; t < chunk_tiles; ++t) {
+    bool any = false;
+    for (Index row = 0; row < rows; ++row) {
+      for (Index j = 0; j < tile_keys; ++j) {
+        const bool see = visible(row, t * tile_keys + j);
+        any |= see;
+        if (t < seen.first_tile || t > seen.last_tile) {
+          ASSERT_FALSE(see) << "tile " << t << " is left out";
+        } else if (seen.whole) {
+          ASSERT_TRUE(see) << "row " << row << ", tile " << t << ", key " << j;
+        } else {
+          ASSERT_EQ((seen.row(row / seen.rows_per_mask)[t] >> j & 1) != 0, see)
+              << "row " << row << ", tile " << t << ", key " << j;
+        }
+      }
+    }
+    ASSERT_FALSE(any && seen.tiles[t] == Coverage::none);
+    if (seen.whole || t < seen.first_tile || t > seen.last_tile) continue;
+
+    // Whole tiles and pieces of them.
+    for (const auto& [offset, size] : {std::pair<Index, Index>{0, 64}, {16, 16}, {5, 40}, {63, 1}}) {
+      for (Index rows_wanted : {1, 4, 12, 1000}) {
+        std::vector<bool> in_a_run(static_cast<std::size_t>(rows * size));
+        Index next_row = 0;
+        for_row_runs(seen, t, offset, size, rows_wanted, [&, o = offset, n = size](const RowRun& run) {
+          ASSERT_GE(run.row, next_row) << "runs overlap";
+          next_row = run.row + run.rows;
+          ASSERT_EQ(run.row % seen.rows_per_mask, 0);
+          ASSERT_EQ(run.rows % seen.rows_per_mask, 0);
+          ASSERT_EQ(run.mask_row, run.row / seen.rows_per_mask);
+          ASSERT_LE(run.rows, std::max(rows_wanted, seen.rows_per_mask));
+          ASSERT_GE(run.columns.begin, 0);
+          ASSERT_LE(run.columns.end, n);
+          ASSERT_FALSE(run.columns.empty());
+          bool all = true, first = false, last = false;
+          for (Index row = run.row; row < run.row + run.rows; ++row) {
+            first |= visible(row, t * tile_keys + o + run.columns.begin);
+            last |= visible(row, t * tile_keys + o + run.columns.end - 1);
+            for (Index c = run.columns.begin; c < run.columns.end; ++c) {
+              in_a_run[static_cast<std::size_t>(row * n + c)] = true;
+              all &= visible(row, t * tile_keys + o + c);
+            }
+          }
+          ASSERT_TRUE(first && last) << "columns nobody sees";
+          ASSERT_EQ(run.uniform, all);
+        });
+        for (Index row = 0; row < rows; ++row) {
+          for (Index c = 0; c < size; ++c) {
+            ASSERT_TRUE(in_a_run[static_cast<std::size_t>(row * size + c)] ||
+                        !visible(row, t * tile_keys + offset + c))
+                << "a visible key is in no run";
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class M>
+void expect_exact(const M& mask) {
+  for (std::uint64_t seed : test::seeds(20)) {
+    test::Random random(seed);
+    const Index chunk = 512 * random.integer(0, 2);
+    const Index q_begin = chunk + random.integer(-100, 600);
+    const Range q = {q_begin, q_begin + random.pick(std::vector<Index>{1, 2, 5, 17})};
+    const Range retained = {random.flip() ? 0 : chunk + random.integer(-20, 300),
+                            chunk + random.integer(1, 700)};
+    for (Index kv_head : {0, 1}) expect_exact(mask, kv_head, q, chunk, retained);
+    if (testing::Test::HasFatalFailure()) FAIL() << "seed " << seed;
+  }
+}
+
+TEST(BlockMask, Bands) {
+  expect_exact(no_mask());
+  expect_exact(causal());
+  expect_exact(sliding_window(70));
+  expect_exact(window(10, 100));
+}
+
+TEST(BlockMask, Functions) {
+  expect_exact(mask_fn([](Index q, Index k) { return (q * 7 + k * 3) % 5 == 0; }));
+  expect_exact(causal() & mask_fn([](Index q, Index k) { return (q ^ k) % 3 != 0; }));
+}
+
+TEST(BlockMask, HeadsThatSeeDifferentKeys) {
+  expect_exact(per_head([](Index h) { return sliding_window(30 * h + 1); }));
+  expect_exact(per_head({causal(), no_mask(), sliding_window(5), causal(), causal(), causal()}));
+}
+
+TEST(GroupMask, BoundsAreThoseOfAllHeads) {
+  const auto mask = per_head([](Index h) { return sliding_window(10 * h + 1); });
+  const GroupMask<decltype(mask)> first(mask, heads, 0, 0), second(mask, heads, 0, 1);
+  EXPECT_EQ(first.bounds({100, 101}), (Range{80, 101}));
+  EXPECT_EQ(second.bounds({100, 101}), (Range{50, 101}));
+  const auto plain = causal();
+  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0).bounds({100, 110})), (Range{0, 110}));
+}
+
+TEST(HeadTable, ConsecutiveGroupsOrATable) {
+  EXPECT_EQ(heads.q_head(1, 2), 5);
+  EXPECT_EQ(heads.size(1), 3);
+  const Index offsets[] = {0, 1, 4}, order[] = {3, 0, 1, 2};
+  const HeadTable uneven{4, 2, 3, offsets, order};
+  EXPECT_EQ(uneven.size(0), 1);
+  EXPECT_EQ(uneven.size(1), 3);
+  EXPECT_EQ(uneven.q_head(0, 0), 3);
+  EXPECT_EQ(uneven.q_head(1, 2), 2);
+}
+
+}  // namespace
+}  // namespace gqa
