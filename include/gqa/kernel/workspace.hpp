@@ -55,7 +55,8 @@ class Arena {
   template <class T>
   T* take(Index count) {
     std::byte* at = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ = checked_add(used_, round_up(checked_mul(count, sizeof(T), "workspace"), 64), "workspace");
+    const Index size = checked_mul(count, sizeof(T), "workspace");
+    used_ = checked_add(used_, round_down(checked_add(size, 63, "workspace"), 64), "workspace");
     return reinterpret_cast<T*>(at);
   }
   Index used() const { return used_; }
