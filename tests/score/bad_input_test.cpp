@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "gqa/score/mask.hpp"
-#include "gqa/score/qk_norm.hpp"
 #include "gqa/score/score_mod.hpp"
 #include "support/random.hpp"
 
@@ -153,14 +152,6 @@ TEST(BadScoreMod, RelativeBias) {
   expect_refused([&] { relative_bias({.max_distance = 8}, table, 2); }, {"max_distance is 8"});
   expect_refused([&] { relative_bias({}, table, 0); }, {"num_q_heads is 0"});
   expect_refused([] { llama4_temperature(0.1, 0); }, {"floor_scale is 0"});
-}
-
-TEST(BadScoreMod, QKNormWeights) {
-  Eigen::Tensor<float, 3, Eigen::RowMajor> q(1, 2, 8);
-  q.setZero();
-  const std::vector<float> weights(7);
-  expect_refused([&] { qk_norm(q, std::span<const float>(weights)); },
-                 {"qk_norm", "7 entries", "expected 8"});
 }
 
 }  // namespace
