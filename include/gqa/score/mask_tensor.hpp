@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bit>
+#include <cstring>
+
 #include "gqa/score/mask_concept.hpp"
 #include "gqa/score/score_tensor.hpp"
 
@@ -24,11 +27,9 @@ class MaskPlane {
     bool some = false, all = rows == q && columns == kv;
     const bool one_row = tensor_.sizes().q_tokens == 1;  // counts for all
     for (Index i = rows.begin; i < (one_row ? rows.begin + 1 : rows.end) && !(some && !all); ++i) {
-      const bool* row = tensor_.row(seq_, q_head_, i);
-      for (Index j = columns.begin; j < columns.end; ++j) {
-        some |= row[j];
-        all &= row[j];
-      }
+      const Scanned row = scan(tensor_.row(seq_, q_head_, i) + columns.begin, columns.size());
+      some |= row.any;
+      all &= row.all;
     }
     return !some ? Coverage::none : all ? Coverage::full : Coverage::partial;
   }
@@ -39,12 +40,48 @@ class MaskPlane {
     if (!tensor_.q_positions().contains(q_pos)) return 0;
     const bool* row = tensor_.row(seq_, q_head_, q_pos);
     const Range columns = intersect({kv_begin, kv_begin + count}, tensor_.kv_positions());
-    std::uint64_t bits = 0;
-    for (Index j = columns.begin; j < columns.end; ++j) bits |= std::uint64_t{row[j]} << (j - kv_begin);
-    return bits;
+    return columns.empty() ? 0 : pack(row + columns.begin, columns.size()) << (columns.begin - kv_begin);
   }
 
  private:
+  // Eight booleans at a time: bytes of 0 or 1 in one word.
+  static constexpr std::uint64_t ones = 0x0101010101010101;
+  static std::uint64_t load(const bool* values) {
+    std::uint64_t word;
+    std::memcpy(&word, values, sizeof word);
+    return word;
+  }
+
+  struct Scanned {
+    bool any, all;
+  };
+  static Scanned scan(const bool* values, Index n) {
+    std::uint64_t any = 0, all = ones;
+    Index j = 0;
+    for (; j + 8 <= n; j += 8) {
+      any |= load(values + j);
+      all &= load(values + j);
+    }
+    Scanned result{any != 0, all == ones};
+    for (; j < n; ++j) {
+      result.any |= values[j];
+      result.all &= values[j];
+    }
+    return result;
+  }
+
+  /// Bit j is `values[j]`, n <= 64.
+  static std::uint64_t pack(const bool* values, Index n) {
+    std::uint64_t bits = 0;
+    Index j = 0;
+    if constexpr (std::endian::native == std::endian::little) {
+      // The product moves the byte at 8 i to bit 56 + i: 8 i + 7 (8 - i) = 56 + i, and no two sums meet.
+      for (; j + 8 <= n; j += 8) bits |= (load(values + j) * 0x0102040810204080 >> 56) << j;
+    }
+    for (; j < n; ++j) bits |= std::uint64_t{values[j]} << j;
+    return bits;
+  }
+
   ScoreTensor<bool> tensor_;
   Index seq_, q_head_;
 };
