@@ -37,7 +37,8 @@ Tensor<T> read_tensor(const std::string& file, Index sequences, Index tokens, In
   Tensor<T> tensor(sequences, tokens, heads, dim);
   const auto bytes = static_cast<std::streamsize>(static_cast<std::size_t>(tensor.size()) * sizeof(T));
   std::ifstream in(file, std::ios::binary);
-  if (!in.read(reinterpret_cast<char*>(tensor.data()), bytes) || in.peek() != in.eof())
+  if (!in.read(reinterpret_cast<char*>(tensor.data()), bytes) ||
+      in.peek() != std::ifstream::traits_type::eof())
     throw std::runtime_error(file + " does not hold " + std::to_string(bytes) + " bytes");
   return tensor;
 }

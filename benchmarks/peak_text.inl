@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled once per instruction set by peak.cpp, which sets BENCH_BYTES (the width of a vector) and BENCH_SUMS.
-// Every loop over accumulators is unrolled: left as a loop, GCC keeps the array in memory.
+// Compiled once per instruction set by peak.cpp, which sets BENCH_BYTES (the width of a vector) and
+// BENCH_SUMS. Every loop over accumulators is unrolled: left as a loop, GCC keeps the array in memory.
 
 typedef float Vec __attribute__((vector_size(BENCH_BYTES)));
 constexpr int lanes = BENCH_BYTES / 4;

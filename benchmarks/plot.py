@@ -77,7 +77,7 @@ def cache_size(folder, tokens=32768):
     for i, (label, elements) in enumerate(bars):
         sizes = [2 * tokens * elements(*m[1:]) / 1e9 for m in MODELS]
         drawn = axes.bar([x + (i - 1) * 0.27 for x in range(len(MODELS))], sizes, 0.25, label=label)
-        axes.bar_label(drawn, [f"{s:.3g}" for s in sizes], fontsize=7, padding=1, color=INK)
+        axes.bar_label(drawn, [f"{s:.2g}" if s < 1 else f"{s:.3g}" for s in sizes], fontsize=7, padding=1, color=INK)
     kind = lambda m: "MLA" if m[5] else "MHA" if m[2] == m[3] else "MQA" if m[3] == 1 else f"GQA {m[2]}/{m[3]}"
     axes.set(yscale="log", ylabel="GB", title=f"KV cache of one sequence of {tokens:,} tokens, 16 bits an element")
     axes.set_xticks(range(len(MODELS)), [f"{m[0]}\n{kind(m)}" for m in MODELS], fontsize=8)
@@ -141,7 +141,8 @@ def limit_by_case(report, peers, folder):
     words = lambda c: c.split("/")[0] + " " + c.split("/")[1] + "\n" + c.split("/")[5].replace("ctx:", "context ").replace("S:", "tokens ")
     axes.set_xticks(range(len(cases)), [words(c) for c in cases], fontsize=8)
     axes.grid(axis="x", visible=False)
-    axes.legend(ncols=4, fontsize=7)
+    axes.set_ylim(top=1.2 * max(100, axes.get_ylim()[1]))
+    axes.legend(ncols=4, fontsize=7, loc="upper left")
     figure.supxlabel(report.machine(), fontsize=7)
     save(figure, folder, "limit_by_case.svg")
 

@@ -159,6 +159,9 @@ def main():
         with open(options.json, "w") as file:
             json.dump({"context": context, "peers": results}, file, indent=1)
             file.write("\n")
+    missing = [str(c) for c in cases if not any(r["case"] == str(c) and r["peer"] == "gqa" for r in results)]
+    if options.gqa_bench and missing:
+        raise SystemExit("gqa has no result for " + ", ".join(missing))
 
 
 if __name__ == "__main__":
