@@ -266,11 +266,11 @@ Gguf::Gguf(std::span<const std::byte> file) {
 
   std::vector<std::uint64_t> offsets;
   for (std::uint64_t i = 0; i < num_tensors; ++i) {
-    const auto [tensor, offset] = read_tensor_info(in);
-    GQA_CHECK(tensor_index_.emplace(tensor.name, tensors_.size()).second, format_error,
-              "tensor " << tensor.name << " appears twice");
-    tensors_.push_back(tensor);
+    auto [tensor, offset] = read_tensor_info(in);
     offsets.push_back(offset);
+    tensors_.push_back(tensor);
+    GQA_CHECK(tensor_index_.emplace(tensors_.back().name, i).second, format_error,
+              "tensor " << tensors_.back().name << " appears twice");
   }
 
   const Index alignment = integer("general.alignment", 32);

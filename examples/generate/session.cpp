@@ -112,9 +112,11 @@ class LlamaSession final : public Session {
   void feed_forward(const Layer& layer) {
     rms_norm(hidden_, layer.ffn_norm, sizes_.rms_epsilon, normed_);
     multiply(executor_, normed_, layer.gate_up.weight, layer.gate_up.bias, gate_up_);
-    const auto gate = gate_up_.leftCols(sizes_.ffn_dim).array();
-    const auto up = gate_up_.rightCols(sizes_.ffn_dim).array();
-    activated_ = (gate / (1 + (-gate).exp()) * up).matrix();
+    for (Index t = 0; t < gate_up_.rows(); ++t) {
+      const auto gate = gate_up_.row(t).head(sizes_.ffn_dim).array();
+      const auto up = gate_up_.row(t).tail(sizes_.ffn_dim).array();
+      activated_.row(t) = (gate / (1 + (-gate).exp()) * up).matrix();
+    }
     multiply(executor_, activated_, layer.down.weight, layer.down.bias, update_);
     hidden_ += update_;
   }

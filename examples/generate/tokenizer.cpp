@@ -37,8 +37,8 @@ Tokenizer::Tokenizer(const Gguf& file)
     if (special && !vocabulary_.text(id).empty()) specials_[vocabulary_.text(id)[0]].push_back(id);
   }
   for (auto& [first, ids] : specials_) {
-    std::ranges::stable_sort(ids, std::ranges::greater{},
-                             [this](TokenId id) { return vocabulary_.text(id).size(); });
+    std::ranges::sort(ids, std::ranges::greater{},
+                      [this](TokenId id) { return vocabulary_.text(id).size(); });
   }
 
   // Chat models end a turn with a token of its own, which not every file declares.
