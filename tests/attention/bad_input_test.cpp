@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// What attention refuses: each message names the argument, the dimension, its value and the expected one, and
+// nothing has been written.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gqa/attention.hpp"
+
+namespace gqa {
+namespace {
+
+template <class E, class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "nothing thrown";
+}
+
+class BadInput : public ::testing::Test {
+ protected:
+  std::vector<float> memory = std::vector<float>(5000, 1.0f), output = std::vector<float>(5000, -7.0f);
+
+  TensorView<const float> in(Index tokens, Index heads, Index dim, Index batch = 1) const {
+    return {memory.data(), batch, tokens, heads, dim};
+  }
+  TensorView<float> out(Index tokens, Index heads, Index dim, Index batch = 1) {
+    return {output.data(), batch, tokens, heads, dim};
+  }
+
+  /// The message of a call with these, after a look at the output.
+  template <class E = std::invalid_argument, class... X>
+  std::string refused(const TensorView<const float>& q, const TensorView<const float>& k,
+                      const TensorView<const float>& v, const TensorView<float>& o, const X&... extras) {
+    const auto message = message_of<E>([&] { attention(q, k, v, o, extras...); });
+    EXPECT_EQ(output, std::vector<float>(5000, -7.0f)) << "something was written";
+    return message;
+  }
+};
+
+TEST_F(BadInput, Heads) {
+  EXPECT_EQ(refused(in(2, 5, 8), in(3, 2, 8), in(3, 2, 8), out(2, 5, 8)),
+            "q: heads is 5, expected a multiple of the 2 heads of k");
+  EXPECT_EQ(refused(in(2, 0, 8), in(3, 2, 8), in(3, 2, 8), out(2, 0, 8)),
+            "q: heads is 0, expected at least 1");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 0, 8), in(3, 0, 8), out(2, 4, 8)),
+            "k: heads is 0, expected at least 1");
+  EXPECT_EQ(message_of<std::invalid_argument>(
+                [&] { attention<8, 2>(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8)); }),
+            "q: heads is 4, expected 8");
+  EXPECT_EQ(message_of<std::invalid_argument>(
+                [&] { attention<4, 4>(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8)); }),
+            "k: heads is 2, expected 4");
+}
+
+TEST_F(BadInput, KeysAndValues) {
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(4, 2, 8), out(2, 4, 8)),
+            "v: tokens is 4, expected 3 as in k");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 4, 8), out(2, 4, 8)),
+            "v: heads is 4, expected 2 as in k");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8, 2), out(2, 4, 8)),
+            "v: batch is 2, expected 1 as in k");
+}
+
+TEST_F(BadInput, HeadDim) {
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 9), in(3, 2, 8), out(2, 4, 8)),
+            "q: head_dim is 8, expected 9 as in k");
+  EXPECT_EQ(refused(in(2, 4, 0), in(3, 2, 0), in(3, 2, 8), out(2, 4, 8)),
+            "q: head_dim is 0, expected at least 1");
+}
+
+TEST_F(BadInput, Batch) {
+  EXPECT_EQ(refused(in(2, 4, 8, 2), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8, 2)),
+            "q: batch is 2, expected 1 as in k");
+}
+
+TEST_F(BadInput, Output) {
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 6), out(2, 4, 8)),
+            "out: sizes are 1 x 2 x 4 x 8, expected 1 x 2 x 4 x 6");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(1, 4, 8)),
+            "out: sizes are 1 x 1 x 4 x 8, expected 1 x 2 x 4 x 8");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 2, 8)),
+            "out: sizes are 1 x 2 x 2 x 8, expected 1 x 2 x 4 x 8");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8, 2)),
+            "out: sizes are 2 x 2 x 4 x 8, expected 1 x 2 x 4 x 8");
+}
+
+TEST_F(BadInput, Lse) {
+  Eigen::Tensor<float, 2, Eigen::RowMajor> lse(4, 2);
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), lse_into(lse)),
+            "lse: sizes are 1 x 4 x 2, expected 1 x 2 x 4");
+}
+
+TEST_F(BadInput, Scale) {
+  for (double scale : {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_NE(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), AttentionOptions{.scale = scale})
+                  .find("expected a finite number"),
+              std::string::npos);
+  }
+}
+
+TEST_F(BadInput, QOffsetsThatOverflow) {
+  for (Index offset : {std::numeric_limits<Index>::max(), std::numeric_limits<Index>::max() - 1,
+                       std::numeric_limits<Index>::min(), max_position + 1, -max_position - 1}) {
+    EXPECT_NE(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), causal(),
+                      AttentionOptions{.q_offset = offset})
+                  .find("q_offset is " + std::to_string(offset)),
+              std::string::npos)
+        << offset;
+  }
+  attention(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), causal(),
+            AttentionOptions{.q_offset = max_position - 2});
+  attention(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), causal(),
+            AttentionOptions{.q_offset = -max_position});
+}
+
+TEST_F(BadInput, SizesThatOverflow) {
+  const Index huge = std::numeric_limits<Index>::max();
+  EXPECT_THROW(in(huge, 2, 8), std::length_error);
+  // A tensor of no tokens may claim any head_dim; it must not be multiplied into nonsense.
+  const Index dim = Index{1} << 61;
+  EXPECT_EQ(refused<std::length_error>(in(0, 1, dim), in(0, 1, dim), in(0, 1, 8), out(0, 1, 8)),
+            "nothing thrown");
+  EXPECT_THROW(attention(in(1, 1, dim), in(0, 1, dim), in(0, 1, dim)), std::exception);
+}
+
+TEST_F(BadInput, EmptyIsNotBad) {
+  EXPECT_EQ(refused(in(0, 4, 8), in(3, 2, 8), in(3, 2, 8), out(0, 4, 8)), "nothing thrown");
+  EXPECT_EQ(refused(in(2, 4, 8, 0), in(3, 2, 8, 0), in(3, 2, 8, 0), out(2, 4, 8, 0)), "nothing thrown");
+  EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 0), out(2, 4, 0)), "nothing thrown");
+}
+
+TEST_F(BadInput, ClearedCaches) {
+  KVCache<float> cache({.max_tokens = 8, .num_kv_heads = 2, .head_dim = 8});
+  cache.append(in(3, 2, 8), in(3, 2, 8));
+  const auto view = cache.layer(0);
+  cache.clear();
+  EXPECT_EQ(message_of<std::invalid_argument>([&] { attention(in(2, 4, 8), view, out(2, 4, 8)); }),
+            "view: the cache was cleared after the view of layer 0 was taken");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] { attention(in(2, 4, 9), cache.layer(0), out(2, 4, 8)); }),
+            "q: head_dim is 9, expected 8 as in k");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] { attention(in(2, 3, 8), cache.layer(0), out(2, 3, 8)); }),
+            "q: heads is 3, expected a multiple of the 2 heads of k");
+  EXPECT_EQ(output, std::vector<float>(5000, -7.0f));
+}
+
+}  // namespace
+}  // namespace gqa
