@@ -163,6 +163,9 @@ void run_attention(E& executor, const TensorView<TQ>& q, const View& view, const
               "lse: sizes are " << lse.batch << " x " << lse.tokens << " x " << lse.heads << ", expected "
                                 << q.batch << " x " << q.tokens << " x " << q.heads);
   }
+  const Index offset = options.q_offset.value_or(0);
+  GQA_CHECK(-max_position <= offset && offset <= max_position - q.tokens, std::invalid_argument,
+            "q_offset is " << offset << ", expected " << -max_position << " to " << max_position - q.tokens);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.dim)));
   GQA_CHECK(std::isfinite(scale), std::invalid_argument,
             "scale is " << scale << ", expected a finite number");
