@@ -4,6 +4,6 @@
 
 #include "gqa/attention.hpp"
 #include "gqa/core/version.hpp"
+#include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"
 #include "gqa/reference/attention.hpp"
-#include "gqa/score/qk_norm.hpp"

@@ -54,6 +54,8 @@ inline constexpr Index masked_run_rows = 12;
 /// Keys that a product with values runs over at once: loading and storing the 24 sums of a register tile
 /// costs about as much as 3 keys, so 256 keys bring it to 1 %, and their values of 64 dims (64 kB) stay in
 /// the second-level cache.
+/// Where values stream from memory, a tile at a time is better: its second strip of dims finds them in the
+/// first level.
 inline constexpr Index value_run_keys = 256;
 
 /// One thread's part of a call.
@@ -217,7 +219,7 @@ class Worker {
         columns.begin = round_down(columns.begin, simd::padding);
         piece->k.product({q_row(first_row + row), q_stride_, piece->k.at(0, columns.begin), piece->k.stride,
                           scores_ + row * score_stride + piece->column + columns.begin, score_stride, count,
-                          call_.head_dim(), columns.size(), false, prefetch(rows)});
+                          call_.head_dim(), columns.size(), false, streams(rows)});
       };
       if (seen.tiles[tile] == Coverage::full)
         multiply(0, rows, {0, piece->size});
@@ -229,11 +231,11 @@ class Worker {
 
   /// The keys from `piece` on that are seen in full and whose values stand one after another, up to
   /// `value_run_keys`: one product over them loads and stores its sums once.
-  Index adjoining_keys(const BlockMask& seen, const Piece<T>* piece) const {
+  Index adjoining_keys(const BlockMask& seen, const Piece<T>* piece, Index rows) const {
     const Operand& v = piece->v;
+    const Index run_keys = streams(rows) ? tile_keys : value_run_keys;
     Index keys = piece->size;
-    for (const auto* next = piece + 1; next != chunk_.pieces_end() && keys + next->size <= value_run_keys;
-         ++next) {
+    for (const auto* next = piece + 1; next != chunk_.pieces_end() && keys + next->size <= run_keys; ++next) {
       if (seen.tiles[next->column / tile_keys] != Coverage::full || next->size % v.group != 0 ||
           next->column != piece->column + keys || next->v.data != v.at(keys, 0) ||
           next->v.product != v.product)
@@ -259,11 +261,10 @@ class Worker {
         if (products_.dot)
           p = reinterpret_cast<const bfloat16*>(p_row + first_column) + (column - first_column);
         v.product({p, products_.dot ? 2 * score_stride : score_stride, v.at(keys.begin, 0), v.stride,
-                   o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate,
-                   prefetch(rows)});
+                   o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate, streams(rows)});
       };
       if (seen.tiles[tile] == Coverage::full && piece->size % group == 0) {
-        const Index keys = adjoining_keys(seen, piece);
+        const Index keys = adjoining_keys(seen, piece, rows);
         multiply(piece->v, 0, rows, {0, keys});
         for (const Index end = piece->column + keys; piece->column + piece->size < end;) ++piece;
         accumulate = true;
@@ -336,8 +337,8 @@ class Worker {
     }
   }
 
-  /// Few rows read keys and values as fast as memory gives them; many come back to what is in cache already.
-  static Index prefetch(Index rows) { return rows <= 32 ? 16384 : 0; }
+  /// Few rows read keys and values as fast as memory gives them; from about 128 on products take longer.
+  static bool streams(Index rows) { return rows <= 128; }
 
   const Call& call_;
   const ProductKernels<T>& products_;

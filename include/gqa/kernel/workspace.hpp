@@ -2,9 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
-#include <new>
 
+#include "gqa/core/memory.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/kernel/plan.hpp"
 
@@ -26,7 +25,7 @@ class Workspace {
     if (size > capacity_) {
       memory_.reset();
       capacity_ = 0;
-      memory_.reset(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(size), alignment)));
+      memory_ = allocate_aligned<std::byte>(static_cast<std::size_t>(size));
       capacity_ = size;
     }
     return memory_.get();
@@ -35,11 +34,7 @@ class Workspace {
   Plan& plan() { return plan_; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
-  struct Free {
-    void operator()(std::byte* p) const { ::operator delete(p, alignment); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
+  AlignedArray<std::byte> memory_;
   Index capacity_ = 0;
   Plan plan_;
 };

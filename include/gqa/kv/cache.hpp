@@ -2,11 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
+#include "gqa/core/memory.hpp"
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/view.hpp"
 
@@ -212,11 +211,7 @@ class KVCache {
 
  private:
   static constexpr Index slab_tokens = 8 * tile_keys;
-  static constexpr std::align_val_t alignment{64};
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, alignment); }
-  };
-  using Slab = std::unique_ptr<T, Free>;
+  using Slab = AlignedArray<T>;
 
   template <Index Static>
   static Index static_or(Index given, const char* name) {
@@ -226,10 +221,7 @@ class KVCache {
     return given;
   }
 
-  Slab allocate() const {
-    const auto bytes = static_cast<std::size_t>(slab_elements_) * sizeof(T);
-    return Slab(static_cast<T*>(::operator new(bytes, alignment)));
-  }
+  Slab allocate() const { return allocate_aligned<T>(static_cast<std::size_t>(slab_elements_) * sizeof(T)); }
 
   // A slab is [layer][head]{8 key tiles [D/E][64][E], values [512/E][Dv][E]}, D padded to E and Dv to whole
   // vectors: what one head of one layer reads is one stream.

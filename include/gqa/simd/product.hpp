@@ -35,7 +35,7 @@ struct Product {
   Index c_stride;
   Index rows, depth, columns;
   bool accumulate;
-  Index prefetch = 0;  // how many bytes ahead of B to prefetch; 0: B is in cache
+  bool streaming = false;  // B is read from memory, once: prefetch it
 };
 
 /// Softmax of a block of scores in place, row by row: p = 2^(s * scale - max), with max = the row's largest s
