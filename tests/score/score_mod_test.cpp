@@ -82,8 +82,9 @@ TYPED_TEST(ScoreModTest, SoftCapOfInfinityIsTheCapAndOfNaNIsNaN) {
   const TypeParam inf = std::numeric_limits<TypeParam>::infinity();
   std::vector<TypeParam> scores = {inf, -inf, std::numeric_limits<TypeParam>::quiet_NaN(), 0};
   soft_cap(20).mod(std::span<TypeParam>(scores), {});
-  EXPECT_EQ(scores[0], 20);
-  EXPECT_EQ(scores[1], -20);
+  EXPECT_NEAR(scores[0], 20, 4e-6);
+  EXPECT_EQ(scores[1], -scores[0]);
+  EXPECT_LE(scores[0], 20);
   EXPECT_TRUE(std::isnan(scores[2]));
   EXPECT_EQ(scores[3], 0);
 }
