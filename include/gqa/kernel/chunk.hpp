@@ -72,6 +72,7 @@ class Chunk {
         keys_(arena.take<Acc>(chunk_keys * round_up(head_dim, 2) + simd::padding)),
         values_(arena.take<Acc>(chunk_keys * value_stride_)),
         clean_(arena.take<Acc>((tile_keys + 2) * value_stride_)),
+        gathered_(arena.take<T>(tile_keys * (head_dim + value_dim))),
         view_scratch_(arena.take<std::byte>(chunk_tiles * view_scratch_bytes_)) {}
 
   /// Empties the chunk and places it: the first piece of each of its tiles is not there yet.
@@ -84,24 +85,40 @@ class Chunk {
   Piece<T>* pieces_begin() const { return pieces_; }
   Piece<T>* pieces_end() const { return pieces_ + size_; }
 
-  /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows` rows of queries.
+  /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows_of_queries` rows.
+  /// Short runs of token-major rows are gathered first: pairs of keys then fall as in a whole tile, and
+  /// products are as long.
   template <class View>
   void read(const View& view, const ProductKernels<T>& kernels, Index seq, Index kv_head, Range want,
-            Index rows) {
-    while (!want.empty()) {
-      const Index column = want.begin - begin_;
-      const Index slot = column / tile_keys;
-      void* scratch = view_scratch_bytes_ == 0 ? nullptr : view_scratch_ + slot * view_scratch_bytes_;
-      const KVTile<T> tile = view.tile(seq, kv_head, want, scratch);
-      auto& piece = *::new (pieces_ + size_++) Piece<T>;
-      piece.column = column;
-      piece.size = std::min(tile.size, want.size());
-      if (kernels.dot)
-        read_pairs(tile, kernels, piece);
-      else
-        read_wide(tile, kernels, piece, rows);
-      want.begin += piece.size;
+            Index rows_of_queries) {
+    const Index slot = (want.begin - begin_) / tile_keys;
+    void* scratch = view_scratch_bytes_ == 0 ? nullptr : view_scratch_ + slot * view_scratch_bytes_;
+    Index gathered = 0;
+    const auto add_gathered = [&] {
+      if (gathered == 0) return;
+      const KVTile<T> rows{gathered_,  head_dim_, gathered_ + tile_keys * head_dim_,
+                           value_dim_, gathered,  TileLayout::token_major};
+      add(rows, kernels, want.begin - gathered, gathered, rows_of_queries);
+      gathered = 0;
+    };
+    if (kernels.dot && want.begin % element_group<T> != 0) {  // the first half of its pair is not there
+      std::fill_n(gathered_, head_dim_, T{});
+      std::fill_n(gathered_ + tile_keys * head_dim_, value_dim_, T{});
+      gathered = 1;
     }
+    while (!want.empty()) {
+      const KVTile<T> tile = view.tile(seq, kv_head, want, scratch);
+      const Index size = std::min(tile.size, want.size());
+      if (tile.layout == TileLayout::token_major && (gathered > 0 || size < want.size())) {
+        gather(tile, gathered, size);
+        gathered += size;
+      } else {
+        add_gathered();
+        add(tile, kernels, want.begin, size, rows_of_queries);
+      }
+      want.begin += size;
+    }
+    add_gathered();
   }
 
   /// Whether all values of a piece are finite, so that a weight of 0 makes nothing of them.
@@ -149,6 +166,25 @@ class Chunk {
   // multiply-add.
   static constexpr Index widen_rows = 12;
 
+  /// Copies `size` token-major rows behind those there already.
+  void gather(const KVTile<T>& tile, Index there, Index size) {
+    for (Index j = 0; j < size; ++j) {
+      std::copy_n(tile.k + j * tile.k_stride, head_dim_, gathered_ + (there + j) * head_dim_);
+      std::copy_n(tile.v + j * tile.v_stride, value_dim_,
+                  gathered_ + tile_keys * head_dim_ + (there + j) * value_dim_);
+    }
+  }
+
+  void add(const KVTile<T>& tile, const ProductKernels<T>& kernels, Index position, Index size, Index rows) {
+    auto& piece = *::new (pieces_ + size_++) Piece<T>;
+    piece.column = position - begin_;
+    piece.size = size;
+    if (kernels.dot)
+      read_pairs(tile, kernels, piece);
+    else
+      read_wide(tile, kernels, piece, rows);
+  }
+
   void read_wide(const KVTile<T>& tile, const ProductKernels<T>& kernels, Piece<T>& piece, Index rows) {
     constexpr Index T_bytes = sizeof(T), Acc_bytes = sizeof(Acc);
     const Index column = piece.column, offset = column % tile_keys;
@@ -171,7 +207,7 @@ class Chunk {
       piece.k = wide_k;
       kernels.stored.transpose_keys(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
       if constexpr (std::is_same_v<T, Acc>) {
-        if (value_dim_ == value_stride_) {
+        if (value_dim_ == value_stride_ && tile.k != gathered_) {
           piece.v = {kernels.wide.product, bytes(tile.v), tile.v_stride, 1, Acc_bytes};
           return;
         }
@@ -207,6 +243,7 @@ class Chunk {
   Acc* keys_;
   Acc* values_;
   Acc* clean_;
+  T* gathered_;
   std::byte* view_scratch_;
   Index begin_ = 0, size_ = 0;
 };

@@ -42,8 +42,9 @@ struct KVTile {
 /// `retained(seq)` are the absolute positions that can be read. `tile(seq, kv_head, want, scratch)` is the
 /// longest prefix of `want` that can be read as one piece, never empty; `want` is retained and never crosses
 /// a multiple of tile_keys. A view that has to decode what it stores does so into `scratch`, which has
-/// `scratch_bytes()` for each tile and stays valid while the tile is used. Pages, rings and quantised blocks
-/// merely shorten or decode tiles.
+/// `scratch_bytes()` and stays valid while the tile is used. It is the same for all the pieces that a tile of
+/// tile_keys positions comes in: packed ones must decode into different parts of it. Pages, rings and
+/// quantised blocks merely shorten or decode tiles.
 template <class V>
 concept KVView = requires(const V& view, Index i, Range want, void* scratch) {
   typename V::Scalar;
