@@ -145,6 +145,13 @@ TEST(ReferenceAttention, LargeScoresDoNotOverflow) {
   EXPECT_NEAR(reference::attention(problem).out[0], 0.75, 1e-10);
 }
 
+TEST(ReferenceAttention, SmallScoresDoNotVanish) {
+  const double q[] = {1}, k[] = {-1e5, -1e5 - std::log(3)}, v[] = {0, 1};
+  const auto s = reference::attention({.num_q_tokens = 1, .num_kv_tokens = 2, .q = q, .k = k, .v = v});
+  EXPECT_NEAR(s.out[0], 0.25, 1e-10);
+  EXPECT_NEAR(s.lse[0], -1e5 + std::log(4.0 / 3), 1e-9);
+}
+
 TEST(ReferenceAttention, GroupsAreMultiHeadWithRepeatedKeys) {
   AttentionCase<double> grouped({.num_q_tokens = 3,
                                  .num_kv_tokens = 5,

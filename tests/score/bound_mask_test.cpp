@@ -117,6 +117,29 @@ TEST(BoundMasks, ComposeWithMasksOfPositions) {
   }
 }
 
+TEST(BoundMasks, EitherSideOfACompositionMayDependOnTheHead) {
+  const auto heads = per_head({sliding_window(2), sliding_window(5)});
+  const auto nothing = !no_mask();
+  const auto both = heads & !heads;
+  const auto left = heads & no_mask();
+  const auto right = no_mask() & heads;
+  const auto left_or = heads | nothing;
+  const auto right_or = nothing | heads;
+  const auto neither = !heads;
+  for (Index h : {0, 1}) {
+    const Index W = h == 0 ? 2 : 5;
+    const auto formula = [=](Index q, Index kv) { return kv <= q && kv > q - W; };
+    expect_mask_is(mask_for(left, 0, h), formula, Exactness::exact);
+    expect_mask_is(mask_for(right, 0, h), formula, Exactness::exact);
+    expect_mask_is(mask_for(left_or, 0, h), formula, Exactness::exact);
+    expect_mask_is(mask_for(right_or, 0, h), formula, Exactness::exact);
+    expect_mask_is(
+        mask_for(neither, 0, h), [=](Index q, Index kv) { return !formula(q, kv); }, Exactness::exact);
+    expect_mask_is(
+        mask_for(both, 0, h), [](Index, Index) { return false; }, Exactness::exact);
+  }
+}
+
 TEST(BoundMasks, AMaskOfPositionsIsItselfForEveryHead) {
   const auto mask = causal() & sliding_window(4);
   EXPECT_EQ(&mask_for(mask, 0, 0), &mask);

@@ -53,6 +53,12 @@ TEST(Compose, OneSideDecides) {
   expect_mask_is(causal() & everything, formula, Exactness::exact);
   expect_mask_is(nothing | causal(), formula, Exactness::exact);
   expect_mask_is(causal() | nothing, formula, Exactness::exact);
+  // On blocks too large to look at row by row, too.
+  const Range large = {0, 5000};
+  EXPECT_EQ((dilated(2) & nothing).coverage(large, large), Coverage::none);
+  EXPECT_EQ((nothing & dilated(2)).coverage(large, large), Coverage::none);
+  EXPECT_EQ((dilated(2) | everything).coverage(large, large), Coverage::full);
+  EXPECT_EQ((everything | dilated(2)).coverage(large, large), Coverage::full);
 }
 
 TEST(Compose, StreamingSinks) {

@@ -12,10 +12,8 @@ class Chunked : public IntervalMask<Chunked> {
     GQA_CHECK(size >= 1, std::invalid_argument, "chunked: size is " << size << ", expected at least 1");
   }
 
-  constexpr Range visible(Index q_pos) const {
-    const Index into_chunk = (q_pos % size_ + size_) % size_;  // also for negative positions
-    return {q_pos - into_chunk, q_pos + 1};
-  }
+  /// A negative position, whose chunk would end at 0, sees nothing there is.
+  constexpr Range visible(Index q_pos) const { return {round_down(q_pos, size_), q_pos + 1}; }
 
  private:
   Index size_;
