@@ -171,8 +171,8 @@ TEST(MakeOutput, HasTheRankAndLayoutOfQ) {
   Eigen::Tensor<half, 4, Eigen::RowMajor> b(B, N, H, D);
   Eigen::Tensor<half, 3> c(D, H, N);
   Eigen::Tensor<half, 4> d(D, H, N, B);
-  const auto of_a = detail::make_output<decltype(a), float>(a, 7);
-  const auto of_b = detail::make_output<decltype(b), float>(b, 7);
+  const auto of_a = detail::make_output<float>(a, 7);
+  const auto of_b = detail::make_output<float>(b, 7);
   const auto of_c = detail::make_output<decltype(c), float>(c, 7);
   const auto of_d = detail::make_output<decltype(d), float>(d, 7);
   static_assert(std::is_same_v<decltype(of_a), const Eigen::Tensor<float, 3, Eigen::RowMajor>>);

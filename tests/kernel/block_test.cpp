@@ -14,6 +14,7 @@ namespace {
 using detail::BlockMask;
 using detail::for_row_runs;
 using detail::GroupMask;
+using detail::HeadTable;
 using detail::RowRun;
 
 constexpr Index group = 3;
@@ -22,7 +23,7 @@ const HeadTable heads{2 * group, 2, group};
 /// look() and for_row_runs() of one chunk, bit by bit.
 template <class M>
 void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Range retained) {
-  const GroupMask<M> of_group(mask, heads, 0, kv_head);
+  const GroupMask<M> of_group(mask, heads, 0, kv_head, 0);
   std::vector<std::uint64_t> words(static_cast<std::size_t>(q.size() * group * chunk_tiles),
                                    0x5555555555555555u);
   BlockMask seen;
@@ -126,11 +127,11 @@ TEST(BlockMask, HeadsThatSeeDifferentKeys) {
 
 TEST(GroupMask, BoundsAreThoseOfAllHeads) {
   const auto mask = per_head([](Index h) { return sliding_window(10 * h + 1); });
-  const GroupMask<decltype(mask)> first(mask, heads, 0, 0), second(mask, heads, 0, 1);
+  const GroupMask<decltype(mask)> first(mask, heads, 0, 0, 0), second(mask, heads, 0, 1, 0);
   EXPECT_EQ(first.bounds({100, 101}), (Range{80, 101}));
   EXPECT_EQ(second.bounds({100, 101}), (Range{50, 101}));
   const auto plain = causal();
-  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0).bounds({100, 110})), (Range{0, 110}));
+  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0, 0).bounds({100, 110})), (Range{0, 110}));
 }
 
 TEST(HeadTable, ConsecutiveGroupsOrATable) {

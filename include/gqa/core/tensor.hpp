@@ -139,6 +139,10 @@ auto as_view(X&& x) {
 template <TensorLike X>
 using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<X&>()))::value_type>;
 
+/// A packed tensor that owns its memory, as the library returns them.
+template <class T>
+using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
+
 /// Memory with one value a query row, read as batch x tokens x heads.
 template <class T>
 struct RowsView {
@@ -173,7 +177,7 @@ namespace detail {
 
 /// A new tensor of q's rank and layout with `dim` elements a head,
 /// uninitialised.
-template <TensorLike Q, class T>
+template <class T, TensorLike Q>
 auto make_output(const Q& q, Index dim) {
   using Plain = std::remove_cvref_t<Q>;
   const auto view = as_view(q);

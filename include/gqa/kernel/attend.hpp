@@ -17,7 +17,7 @@ struct CallMemory {
   using Worker = detail::Worker<Call>;
 
   Index* unfinished = nullptr;  // items of each split
-  RowState<Acc> slots{nullptr, nullptr, nullptr};
+  RowState<Acc> slots;
   std::byte* workers = nullptr;
   Index worker_bytes = 0;
 
@@ -51,7 +51,8 @@ PlanSizes plan_call(const Call& call, Index num_threads, Plan& plan) {
         Range kv = call.view.retained(seq);
         if (!varies_by_head(call.mask)) {
           const Range q = {queries.first_position, queries.first_position + queries.tokens};
-          kv = intersect(kv, kv_bounds(mask_for(call.mask, seq, 0), q));
+          const GroupMask mask(call.mask, call.heads, seq, 0, queries.position_shift);
+          kv = intersect(kv, mask.bounds(q));
         }
         return PlanSequence{queries.tokens, kv};
       },
@@ -63,6 +64,18 @@ template <class Call>
 ProductKernels<typename Call::T> product_kernels(const Call& call) {
   using TQ = std::remove_const_t<std::remove_pointer_t<decltype(call.queries(0).q)>>;
   return {isa(), std::is_same_v<TQ, bfloat16>};
+}
+
+/// The memory a call needs, in bytes.
+template <class Call>
+Index call_bytes(const Call& call, Index num_threads) {
+  Plan plan;
+  const PlanSizes sizes = plan_call(call, num_threads, plan);
+  if (plan.items.empty()) return 0;
+  Arena measure;
+  CallMemory<Call>(measure, call, product_kernels(call), sizes, plan);
+  return measure.used() +
+         static_cast<Index>(plan.items.size() * sizeof(WorkItem) + plan.splits.size() * sizeof(Split));
 }
 
 /// Runs a call: `executor` gets one task a worker, and the workers share the items out among themselves.

@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "gqa/kernel/heads.hpp"
+#include "gqa/kernel/call.hpp"
 #include "gqa/kernel/plan.hpp"
 #include "gqa/score/mask.hpp"
 
@@ -15,30 +15,39 @@ namespace gqa::detail {
 template <Mask M>
 class GroupMask {
  public:
-  GroupMask(const M& mask, const HeadTable& heads, Index seq, Index kv_head)
-      : mask_(mask), heads_(heads), seq_(seq), kv_head_(kv_head), by_head_(varies_by_head(mask)) {}
+  /// `shift` is what the mask's positions are above the view's, which is how everything else here counts.
+  GroupMask(const M& mask, const HeadTable& heads, Index seq, Index kv_head, Index shift)
+      : mask_(mask),
+        heads_(heads),
+        seq_(seq),
+        kv_head_(kv_head),
+        shift_(shift),
+        by_head_(varies_by_head(mask)) {}
 
   bool by_head() const { return by_head_; }
 
   Range bounds(Range q) const {
-    Range all = one(0, [&](const auto& m) { return kv_bounds(m, q); });
+    Range all = one(0, [&](const auto& m) { return kv_bounds(m, shifted(q, shift_)); });
     for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i) {
-      const Range r = one(i, [&](const auto& m) { return kv_bounds(m, q); });
+      const Range r = one(i, [&](const auto& m) { return kv_bounds(m, shifted(q, shift_)); });
       if (r.empty()) continue;
       all = all.empty() ? r : Range{std::min(all.begin, r.begin), std::max(all.end, r.end)};
     }
-    return all;
+    return shifted(all, -shift_);
   }
 
   Coverage coverage(Range q, Range kv) const {
-    const Coverage first = one(0, [&](const auto& m) { return m.coverage(q, kv); });
+    const Coverage first =
+        one(0, [&](const auto& m) { return m.coverage(shifted(q, shift_), shifted(kv, shift_)); });
     for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i)
-      if (one(i, [&](const auto& m) { return m.coverage(q, kv); }) != first) return Coverage::partial;
+      if (one(i, [&](const auto& m) { return m.coverage(shifted(q, shift_), shifted(kv, shift_)); }) != first)
+        return Coverage::partial;
     return first;
   }
 
   std::uint64_t bits(Index head_in_group, Index q_pos, Index kv_begin, Index count) const {
-    return one(head_in_group, [&](const auto& m) { return row_bits(m, q_pos, kv_begin, count); });
+    return one(head_in_group,
+               [&](const auto& m) { return row_bits(m, q_pos + shift_, kv_begin + shift_, count); });
   }
 
  private:
@@ -49,7 +58,7 @@ class GroupMask {
 
   const M& mask_;
   const HeadTable& heads_;
-  Index seq_, kv_head_;
+  Index seq_, kv_head_, shift_;
   bool by_head_;
 };
 

@@ -2,8 +2,12 @@
 // What one attention call is asked to compute.
 #pragma once
 
+#include <algorithm>
+#include <limits>
+
 #include "gqa/core/scalar.hpp"
 #include "gqa/kernel/heads.hpp"
+#include "gqa/kernel/workspace.hpp"
 #include "gqa/kv/view.hpp"
 #include "gqa/score/mask.hpp"
 #include "gqa/score/score_mod.hpp"
@@ -20,7 +24,47 @@ struct SequenceQueries {
   Acc* lse = nullptr;  // may be null
   Index lse_token_stride = 0, lse_head_stride = 0;
   Index tokens = 0;
-  Index first_position = 0;  // of its first token
+  Index first_position = 0;  // of its first token, as the view counts positions
+  Index position_shift = 0;  // what masks and score functions add to the view's positions
+  Index first_row = 0;  // of its first token, among the tokens of all sequences: where its state is carried
+};
+
+/// Unnormalised results of some rows: {o, max, sum} over some keys, o with `stride` elements a row.
+template <class Acc>
+struct RowState {
+  Acc* o = nullptr;
+  Acc* max = nullptr;
+  Acc* sum = nullptr;
+
+  RowState() = default;
+  RowState(Arena& arena, Index rows, Index stride)
+      : o(arena.take<Acc>(checked_mul(rows, stride, "workspace"))),
+        max(arena.take<Acc>(rows)),
+        sum(arena.take<Acc>(rows)) {}
+  RowState(Acc* outputs, Acc* maxima, Acc* sums) : o(outputs), max(maxima), sum(sums) {}
+
+  RowState from(Index row, Index stride) const { return {o + row * stride, max + row, sum + row}; }
+
+  void clear(Index rows, Index stride) const {
+    std::fill(o, o + rows * stride, Acc{0});
+    std::fill(max, max + rows, -std::numeric_limits<Acc>::infinity());
+    std::fill(sum, sum + rows, Acc{0});
+  }
+
+  /// Copies one row of `other` over one of these.
+  void copy(Index row, const RowState& other, Index other_row, Index stride) const {
+    std::copy(other.o + other_row * stride, other.o + (other_row + 1) * stride, o + row * stride);
+    max[row] = other.max[other_row];
+    sum[row] = other.sum[other_row];
+  }
+};
+
+/// Rows that go on from, or to, another call over other keys: row token * num_q_heads + q_head.
+template <class Acc>
+struct CarriedState {
+  RowState<Acc> rows;
+  bool resume = false;  // begin with what is there
+  bool keep = false;    // leave the result there, and write no output
 };
 
 /// What a call computes; the template parameters are the kinds of its parts, the members their values.
@@ -39,19 +83,21 @@ struct Attention {
   const Score& score;
   Acc scale;
   const SinkLogits* sinks = nullptr;  // none
+  CarriedState<Acc> carried = {};
 
   Index head_dim() const { return view.head_dim(); }
   Index value_stride() const { return round_up(view.value_dim(), simd::padding); }
 };
 
+constexpr Range shifted(Range r, Index by) { return {r.begin + by, r.end + by}; }
+
 /// Lets the mask, the score function and the sinks refuse a sequence they have no answer for.
 template <class Call>
 void check_extent(const Call& call, Index seq) {
   const auto queries = call.queries(seq);
-  const AttentionExtent extent{call.num_seqs,
-                               call.heads.num_q_heads,
-                               {queries.first_position, queries.first_position + queries.tokens},
-                               call.view.retained(seq)};
+  const Range q = {queries.first_position, queries.first_position + queries.tokens};
+  const AttentionExtent extent{call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
+                               shifted(call.view.retained(seq), queries.position_shift)};
   check_mask(call.mask, extent);
   if constexpr (requires { call.score.check(extent); }) call.score.check(extent);
   if (call.sinks != nullptr) call.sinks->check(extent);

@@ -17,28 +17,6 @@
 
 namespace gqa::detail {
 
-/// Unnormalised results of some rows: {o, max, sum} over some keys, o with `stride` elements a row.
-template <class Acc>
-struct RowState {
-  Acc* o;
-  Acc* max;
-  Acc* sum;
-
-  RowState(Arena& arena, Index rows, Index stride)
-      : o(arena.take<Acc>(checked_mul(rows, stride, "workspace"))),
-        max(arena.take<Acc>(rows)),
-        sum(arena.take<Acc>(rows)) {}
-  RowState(Acc* outputs, Acc* maxima, Acc* sums) : o(outputs), max(maxima), sum(sums) {}
-
-  RowState from(Index row, Index stride) const { return {o + row * stride, max + row, sum + row}; }
-
-  void clear(Index rows, Index stride) const {
-    std::fill(o, o + rows * stride, Acc{0});
-    std::fill(max, max + rows, -std::numeric_limits<Acc>::infinity());
-    std::fill(sum, sum + rows, Acc{0});
-  }
-};
-
 /// Scores are kept with a few columns more than a chunk has: the last product may write a vector past its
 /// last key, and rows a power of two apart would compete for the same sets of the first-level cache.
 inline constexpr Index score_stride = chunk_keys + simd::padding;
@@ -85,8 +63,10 @@ class Worker {
   /// split.
   void run(const WorkItem& item, const RowState<Acc>& slots, Index slot_rows) {
     const auto queries = call_.queries(item.seq);
-    const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head);
+    const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head,
+                                                  queries.position_shift);
     const Index group = call_.heads.size(item.kv_head);
+    if (group == 0) return;
     const Index num_rows = item.q.size() * group;
     const Range retained = call_.view.retained(item.seq);
     const Range q_positions = {queries.first_position + item.q.begin, queries.first_position + item.q.end};
@@ -96,7 +76,9 @@ class Worker {
     const Index block_tokens = std::max<Index>(1, block_rows_ / group);
     const bool split = item.split >= 0;
     const Index num_blocks = ceil_div(item.q.size(), block_tokens);
-    std::fill(touched_, touched_ + num_blocks, false);
+    const bool resume = call_.carried.resume && !split;
+    if (resume) load_carried(item, group);
+    std::fill(touched_, touched_ + num_blocks, resume);
     for (Index chunk = item.kv.begin / chunk_keys; chunk * chunk_keys < item.kv.end; ++chunk) {
       RowState<Acc> target = total_;
       if (split) target = slots.from((item.slot + chunk - item.kv.begin / chunk_keys) * slot_rows, o_stride_);
@@ -123,8 +105,12 @@ class Worker {
 
   /// Merges the chunks of a split in ascending order, as run() does one by one, and writes the output.
   void finish_split(const WorkItem& item, const Split& split, const RowState<Acc>& slots, Index slot_rows) {
-    const Index num_rows = item.q.size() * call_.heads.size(item.kv_head);
-    total_.clear(num_rows, o_stride_);
+    const Index group = call_.heads.size(item.kv_head), num_rows = item.q.size() * group;
+    if (group == 0) return;
+    if (call_.carried.resume)
+      load_carried(item, group);
+    else
+      total_.clear(num_rows, o_stride_);
     for (Index slot = split.first_slot; slot < split.first_slot + split.num_slots; ++slot)
       merge(total_, slots.from(slot * slot_rows, o_stride_), num_rows);
     finish(item, total_);
@@ -284,11 +270,13 @@ class Worker {
         });
       }
     }
+    // No piece for what the block may see: the item's queries together knew that there is nothing.
+    if (!accumulate) std::fill(o, o + rows * o_stride_, Acc{0});
   }
 
   /// scale -> soft-cap -> bias, on the scores that are seen and no others.
   void modify_scores(const BlockMask& seen, const WorkItem& item, Range q, Index group, Acc scale) {
-    const Index rows = q.size() * group;
+    const Index rows = q.size() * group, shift = call_.queries(item.seq).position_shift;
     for (Index row = 0; row < rows; ++row) {
       Acc* scores = scores_ + row * score_stride;
       const Index q_head = call_.heads.q_head(item.kv_head, row % group);
@@ -298,8 +286,9 @@ class Worker {
         const Index begin = t * tile_keys + std::countr_zero(word),
                     end = (t + 1) * tile_keys - std::countl_zero(word);
         for (Index j = begin; j < end; ++j) scores[j] *= scale;
-        call_.score.mod(std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
-                        ScoreRow{item.seq, q_head, q.begin + row / group, chunk_.begin() + begin});
+        call_.score.mod(
+            std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
+            ScoreRow{item.seq, q_head, q.begin + row / group + shift, chunk_.begin() + begin + shift});
       }
     }
   }
@@ -309,12 +298,31 @@ class Worker {
         {into.o, into.max, into.sum, from.o, from.max, from.sum, rows, o_stride_, o_stride_, o_stride_});
   }
 
+  /// Rows of the item in the order of carried states.
+  template <class F>
+  void for_carried_rows(const WorkItem& item, Index group, F&& f) const {
+    const Index first = call_.queries(item.seq).first_row + item.q.begin;
+    for (Index row = 0; row < item.q.size() * group; ++row)
+      f(row, (first + row / group) * call_.heads.num_q_heads + call_.heads.q_head(item.kv_head, row % group));
+  }
+  void load_carried(const WorkItem& item, Index group) {
+    for_carried_rows(item, group, [&](Index row, Index carried) {
+      total_.copy(row, call_.carried.rows, carried, o_stride_);
+    });
+  }
+
   /// output = o / sum and lse, with the learned sink as one more exponential in the sum.
   void finish(const WorkItem& item, RowState<Acc> state) {
     const auto queries = call_.queries(item.seq);
     using TO = std::remove_pointer_t<decltype(queries.out)>;
     const auto convert = simd::convert_kernels<TO>(isa());
     const Index group = call_.heads.size(item.kv_head);
+    if (call_.carried.keep) {
+      for_carried_rows(item, group, [&](Index row, Index carried) {
+        call_.carried.rows.copy(carried, state, row, o_stride_);
+      });
+      return;
+    }
     for (Index row = 0; row < item.q.size() * group; ++row) {
       const Index token = item.q.begin + row / group, q_head = call_.heads.q_head(item.kv_head, row % group);
       Acc* o = state.o + row * o_stride_;

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// A batch whose sequences begin alike reads what they share once.
+#pragma once
+
+#include <vector>
+
+#include "gqa/kernel/run.hpp"
+
+namespace gqa {
+
+/// One level of a cascade: sequence i of its view is read by the queries of the sequences `offsets[i]` to
+/// `offsets[i + 1]` of the batch, right after what the level before holds for them. The first level is the
+/// shared prefix (or several), the last usually holds one sequence's own tokens each.
+template <KVView View>
+struct CascadeLevel {
+  View kv;
+  std::vector<Index> offsets;
+
+  Index num_nodes() const { return kv.num_seqs(); }
+  Range members(Index node) const {
+    return {offsets[static_cast<std::size_t>(node)], offsets[static_cast<std::size_t>(node) + 1]};
+  }
+};
+
+namespace detail {
+
+/// A level of a cascade as one sequence for each of the batch's.
+template <class View>
+struct MemberView {
+  using Scalar = typename View::Scalar;
+
+  const View& view;
+  const std::vector<Index>& node_of;
+
+  Index num_seqs() const { return static_cast<Index>(node_of.size()); }
+  Index num_kv_heads() const { return view.num_kv_heads(); }
+  Index head_dim() const { return view.head_dim(); }
+  Index value_dim() const { return view.value_dim(); }
+  Index scratch_bytes() const { return view.scratch_bytes(); }
+  Range retained(Index seq) const { return view.retained(node(seq)); }
+  KVTile<Scalar> tile(Index seq, Index kv_head, Range want, void* scratch) const {
+    return view.tile(node(seq), kv_head, want, scratch);
+  }
+
+ private:
+  Index node(Index seq) const { return node_of[static_cast<std::size_t>(seq)]; }
+};
+
+/// Checks that a level's nodes partition the batch and lie within the nodes of the level before; returns each
+/// sequence's.
+template <class Level>
+std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index num_seqs,
+                                    const std::vector<Index>& parent_of) {
+  GQA_CHECK(static_cast<Index>(level.offsets.size()) == level.num_nodes() + 1, std::invalid_argument,
+            "levels[" << index << "]: offsets are " << level.offsets.size() << ", expected "
+                      << level.num_nodes() + 1 << ", one more than its view has sequences");
+  check_offsets("levels", level.offsets, num_seqs);
+  std::vector<Index> node_of(static_cast<std::size_t>(num_seqs));
+  for (Index node = 0; node < level.num_nodes(); ++node) {
+    const Range members = level.members(node);
+    for (Index seq = members.begin; seq < members.end; ++seq) {
+      node_of[static_cast<std::size_t>(seq)] = node;
+      GQA_CHECK(
+          parent_of.empty() ||
+              parent_of[static_cast<std::size_t>(seq)] == parent_of[static_cast<std::size_t>(members.begin)],
+          std::invalid_argument,
+          "levels[" << index << "]: node " << node << " joins sequences that the level before keeps apart");
+    }
+  }
+  return node_of;
+}
+
+}  // namespace detail
+
+/// Attention of a ragged batch whose keys come in levels that sequences share: the same as attention() over
+/// each sequence's own concatenation of its levels, with a shared level read once for all its sequences
+/// instead of once for each.
+///
+/// q is packed, tokens x H x D with offsets, and out tokens x H x Dv; positions count through the levels from
+/// 0, and the last query of a sequence sits on its last key. A level is shared where the mask lets every one
+/// of its queries see all of it and no score function tells them apart; else it is read a sequence at a time.
+/// The rows' unnormalised states go from level to level and chunk by chunk, so where every level but the last
+/// of each sequence ends at a multiple of chunk_keys tokens the bits are those of attention() over the
+/// unshared keys, and elsewhere the same up to rounding. (As in FlashInfer's cascade inference, Ye et al.
+/// 2024.)
+///
+/// Extras are those of attention() except q_offset. Throws std::invalid_argument, also for levels that do not
+/// nest.
+template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, RaggedLike Q, KVView View, TensorLike Out,
+          detail::Extras... X>
+void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<View>>& levels, Out&& out,
+                       const X&... extras) {
+  using Acc = Accumulator<typename View::Scalar>;
+  GQA_CHECK(!levels.empty(), std::invalid_argument, "levels: none, expected at least 1");
+  const auto queries = detail::as_queries(q);
+  const Index num_seqs = q.num_seqs();
+  const AttentionOptions none{};
+  const auto& options = detail::pick<detail::IsOptions>(none, extras...);
+  GQA_CHECK(!options.q_offset, std::invalid_argument, "q_offset: given, expected none in a cascade");
+  const View& first = levels.front().kv;
+  const detail::HeadTable heads = detail::head_table<H, G>(queries.q.heads, first.num_kv_heads(), extras...);
+  const auto everything = no_mask();
+  const ScoreChain<> no_score;
+  const detail::Nothing nothing;
+  const auto& mask = detail::mask_of(detail::pick<detail::IsMask>(everything, extras...));
+  const auto& score = detail::score_of(detail::pick<detail::IsScore>(no_score, extras...));
+  const auto& sinks = detail::pick<detail::IsSinks>(nothing, extras...);
+  const auto rows = detail::check_rows(queries, first, as_view(out), extras...);
+  const Acc scale = static_cast<Acc>(detail::checked_scale(options, queries.q.dim));
+  constexpr bool scores_differ = !std::is_same_v<std::remove_cvref_t<decltype(score)>, ScoreChain<>>;
+
+  // Where each level of each sequence begins, and how long the whole is.
+  std::vector<std::vector<Index>> node_of;
+  std::vector<std::vector<Index>> begin(levels.size() + 1,
+                                        std::vector<Index>(static_cast<std::size_t>(num_seqs)));
+  for (std::size_t l = 0; l < levels.size(); ++l) {
+    const View& kv = levels[l].kv;
+    GQA_CHECK(kv.num_kv_heads() == first.num_kv_heads() && kv.head_dim() == first.head_dim() &&
+                  kv.value_dim() == first.value_dim(),
+              std::invalid_argument, "levels[" << l << "]: sizes differ from those of levels[0]");
+    node_of.push_back(
+        detail::node_of_sequence(levels[l], l, num_seqs, l == 0 ? std::vector<Index>{} : node_of.back()));
+    for (std::size_t seq = 0; seq < static_cast<std::size_t>(num_seqs); ++seq)
+      begin[l + 1][seq] = begin[l][seq] + kv.retained(node_of[l][seq]).end;
+  }
+
+  const Index num_rows = queries.q.tokens * heads.num_q_heads,
+              stride = round_up(first.value_dim(), simd::padding);
+  const Index state_bytes = checked_mul(checked_mul(num_rows, stride + 2, "cascade"), sizeof(Acc), "cascade");
+  const auto memory = allocate_aligned<Acc>(static_cast<std::size_t>(std::max<Index>(state_bytes, 1)));
+  detail::CarriedState<Acc> carried;
+  carried.rows = {memory.get(), memory.get() + num_rows * stride, memory.get() + num_rows * (stride + 1)};
+  Workspace own;
+  Workspace& workspace = options.workspace == nullptr ? own : *options.workspace;
+  decltype(auto) runner = as_executor(executor);
+
+  for (std::size_t l = 0; l < levels.size(); ++l) {
+    const View& kv = levels[l].kv;
+    const bool last = l + 1 == levels.size();
+    carried.resume = l > 0;
+    carried.keep = !last;
+    const auto member_queries = [&](Index seq) {
+      const std::size_t i = static_cast<std::size_t>(seq);
+      auto s = rows.sequence(seq, begin.back()[i] - queries.tokens(seq) - begin[l][i]);
+      s.position_shift = begin[l][i];
+      return s;
+    };
+    bool shared = !last && !scores_differ && !varies_by_head(mask);
+    for (Index seq = 0; shared && seq < num_seqs; ++seq) {
+      const auto s = member_queries(seq);
+      const Range positions = {s.first_position + s.position_shift,
+                               s.first_position + s.position_shift + s.tokens};
+      const Range keys =
+          detail::shifted(kv.retained(node_of[l][static_cast<std::size_t>(seq)]), s.position_shift);
+      shared = positions.empty() || keys.empty() ||
+               mask_for(mask, seq, 0).coverage(positions, keys) == Coverage::full;
+    }
+    if (shared) {
+      const auto node_queries = [&](Index node) {
+        const Range members = levels[l].members(node);
+        auto s = rows.sequence(std::min(members.begin, num_seqs - 1), 0);
+        s.tokens = 0;
+        for (Index seq = members.begin; seq < members.end; ++seq) s.tokens += queries.tokens(seq);
+        return s;
+      };
+      detail::Attention<View, Window, ScoreChain<>, decltype(node_queries)> call{
+          kv, node_queries, kv.num_seqs(), heads, everything, no_score, scale};
+      call.carried = carried;
+      detail::attend(runner, call, workspace);
+    } else {
+      const detail::MemberView<View> view{kv, node_of[l]};
+      detail::Attention<detail::MemberView<View>, std::remove_cvref_t<decltype(mask)>,
+                        std::remove_cvref_t<decltype(score)>, decltype(member_queries)>
+          call{view, member_queries, num_seqs, heads, mask, score, scale};
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
+      call.carried = carried;
+      for (Index seq = 0; seq < num_seqs; ++seq) check_extent(call, seq);
+      detail::attend(runner, call, workspace);
+    }
+  }
+}
+
+}  // namespace gqa

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+// From tensors and arguments to a checked call.
+#pragma once
+
+#include <cmath>
+
+#include "gqa/core/ragged.hpp"
+#include "gqa/kernel/arguments.hpp"
+#include "gqa/kernel/attend.hpp"
+#include "gqa/kv/cache.hpp"
+#include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/ragged.hpp"
+
+namespace gqa::detail {
+
+/// The static sizes that both sides give must agree; the compiler prints both with the failing assertion.
+template <Index Given, Index OfTheView>
+constexpr void check_static_kv_heads() {
+  static_assert(
+      Given == Dynamic || OfTheView == Dynamic || Given == OfTheView,
+      "gqa: num_kv_heads of attention differs from num_kv_heads of the cache (see Given and OfTheView)");
+}
+
+template <class T>
+TensorView<const T> read_only(const TensorView<T>& view) {
+  return view;
+}
+template <class T>
+TensorView<const T> read_only(const TensorView<const T>& view) {
+  return view;
+}
+
+/// The queries of a call: a batch of equal lengths, or packed sequences with offsets.
+template <class TQ>
+struct QueryBatch {
+  TensorView<const TQ> q;
+  std::span<const Index> offsets = {};  // none: a batch
+
+  Index num_seqs() const { return offsets.empty() ? q.batch : static_cast<Index>(offsets.size()) - 1; }
+  Index tokens(Index seq) const { return offsets.empty() ? q.tokens : at(seq + 1) - at(seq); }
+  Index batch(Index seq) const { return offsets.empty() ? seq : 0; }
+  Index token(Index seq) const { return offsets.empty() ? 0 : at(seq); }
+
+ private:
+  Index at(Index seq) const { return offsets[static_cast<std::size_t>(seq)]; }
+};
+
+template <class X>
+auto as_queries(const X& x) {
+  if constexpr (RaggedLike<X>) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(x.tensor.data)>>;
+    return QueryBatch<T>{read_only(x.tensor), x.offsets};
+  } else {
+    return QueryBatch<TensorScalar<const X>>{read_only(as_view(x))};
+  }
+}
+
+/// Where the results of a call go, and the sequences of `q` in it.
+template <class TQ, class TO, class Acc>
+struct Rows {
+  QueryBatch<TQ> q;
+  TensorView<TO> out;
+  RowsView<Acc> lse;
+
+  SequenceQueries<TQ, TO, Acc> sequence(Index seq, Index first_position) const {
+    const Index batch = q.batch(seq), token = q.token(seq);
+    SequenceQueries<TQ, TO, Acc> s;
+    s.q = q.q.at(batch, token, 0);
+    s.q_token_stride = q.q.token_stride;
+    s.q_head_stride = q.q.head_stride;
+    if (out.data != nullptr) s.out = out.at(batch, token, 0);
+    s.out_token_stride = out.token_stride;
+    s.out_head_stride = out.head_stride;
+    if (lse.data != nullptr) s.lse = lse.data + batch * lse.batch_stride + token * lse.token_stride;
+    s.lse_token_stride = lse.token_stride;
+    s.lse_head_stride = lse.head_stride;
+    s.tokens = q.tokens(seq);
+    s.first_position = first_position;
+    s.first_row = batch * q.q.tokens + token;
+    return s;
+  }
+};
+
+/// Checks the sizes of q, the output and lse against each other and a view's.
+template <class View, class TQ, class TO, class... X>
+auto check_rows(const QueryBatch<TQ>& queries, const View& view, const TensorView<TO>& out,
+                const X&... extras) {
+  using Acc = Accumulator<typename View::Scalar>;
+  static_assert(Scalar<TQ> && Scalar<TO>, "gqa: tensors hold float, double, half or bfloat16");
+  static_assert(std::is_same_v<Accumulator<TQ>, Acc> && std::is_same_v<Accumulator<TO>, Acc>,
+                "gqa: double goes with double only");
+  const auto& q = queries.q;
+  GQA_CHECK(q.dim == view.head_dim(), std::invalid_argument,
+            "q: head_dim is " << q.dim << ", expected " << view.head_dim() << " as in k");
+  GQA_CHECK(q.dim > 0, std::invalid_argument, "q: head_dim is 0, expected at least 1");
+  GQA_CHECK(
+      out.batch == q.batch && out.tokens == q.tokens && out.heads == q.heads && out.dim == view.value_dim(),
+      std::invalid_argument,
+      "out: sizes are " << out.batch << " x " << out.tokens << " x " << out.heads << " x " << out.dim
+                        << ", expected " << q.batch << " x " << q.tokens << " x " << q.heads << " x "
+                        << view.value_dim());
+  const Nothing nothing;
+  const auto& wanted_lse = pick<IsLse>(nothing, extras...);
+  RowsView<Acc> lse;
+  if constexpr (!std::is_same_v<std::remove_cvref_t<decltype(wanted_lse)>, Nothing>) {
+    lse = wanted_lse.rows;
+    GQA_CHECK(lse.batch == q.batch && lse.tokens == q.tokens && lse.heads == q.heads, std::invalid_argument,
+              "lse: sizes are " << lse.batch << " x " << lse.tokens << " x " << lse.heads << ", expected "
+                                << q.batch << " x " << q.tokens << " x " << q.heads);
+  }
+  return Rows<TQ, TO, Acc>{queries, out, lse};
+}
+
+/// The head map: the caller's grouping, or consecutive groups.
+template <Index H, Index G, class... X>
+HeadTable head_table(Index num_q_heads, Index num_kv_heads, const X&... extras) {
+  const Nothing nothing;
+  const auto& grouping = pick<IsGrouping>(nothing, extras...);
+  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(grouping)>, HeadGrouping>) {
+    GQA_CHECK(grouping.num_q_heads() == num_q_heads, std::invalid_argument,
+              "HeadGrouping: query heads is " << grouping.num_q_heads() << ", expected " << num_q_heads
+                                              << " as in q");
+    GQA_CHECK(grouping.num_kv_heads() == num_kv_heads, std::invalid_argument,
+              "HeadGrouping: KV heads is " << grouping.num_kv_heads() << ", expected " << num_kv_heads
+                                           << " as in k");
+    return grouping.table();
+  } else {
+    const Heads<H, G> heads(num_q_heads, num_kv_heads);
+    return {heads.num_q_heads, heads.num_kv_heads, heads.group_size()};
+  }
+}
+
+inline double checked_scale(const AttentionOptions& options, Index head_dim) {
+  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim)));
+  GQA_CHECK(std::isfinite(scale), std::invalid_argument,
+            "scale is " << scale << ", expected a finite number");
+  return scale;
+}
+
+/// The position of each sequence's first query: q_offset, or what puts the last query on the last key.
+inline Index first_position(const AttentionOptions& options, Index tokens, Index kv_end) {
+  if (!options.q_offset) return kv_end - tokens;
+  const Index offset = *options.q_offset;
+  GQA_CHECK(-max_position <= offset && offset <= max_position - tokens, std::invalid_argument,
+            "q_offset is " << offset << ", expected " << -max_position << " to " << max_position - tokens);
+  return offset;
+}
+
+/// Checks a call and passes it to `use`.
+template <Index H, Index G, class TQ, KVView View, class TO, class Use, class... X>
+auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& out, Use&& use,
+               const X&... extras) {
+  using Acc = Accumulator<typename View::Scalar>;
+  if constexpr (requires { View::static_num_kv_heads; })
+    check_static_kv_heads<G, View::static_num_kv_heads>();
+  const HeadTable heads = head_table<H, G>(q.q.heads, view.num_kv_heads(), extras...);
+  const auto rows = check_rows(q, view, out, extras...);
+  GQA_CHECK(q.num_seqs() == view.num_seqs(), std::invalid_argument,
+            "q: batch is " << q.num_seqs() << ", expected " << view.num_seqs() << " as in k");
+
+  const AttentionOptions none{};
+  const auto everything = no_mask();
+  const ScoreChain<> no_score;
+  const Nothing nothing;
+  const auto& options = pick<IsOptions>(none, extras...);
+  const auto& mask = mask_of(pick<IsMask>(everything, extras...));
+  const auto& score = score_of(pick<IsScore>(no_score, extras...));
+  const auto& sinks = pick<IsSinks>(nothing, extras...);
+  const auto queries = [&](Index seq) {
+    return rows.sequence(seq, first_position(options, q.tokens(seq), view.retained(seq).end));
+  };
+  Attention<View, std::remove_cvref_t<decltype(mask)>, std::remove_cvref_t<decltype(score)>,
+            decltype(queries)>
+      call{
+          view, queries, q.num_seqs(), heads, mask, score, static_cast<Acc>(checked_scale(options, q.q.dim))};
+  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
+  for (Index seq = 0; seq < call.num_seqs; ++seq) check_extent(call, seq);
+  return use(call, options);
+}
+
+template <Index H, Index G, ExecutorLike E, class TQ, KVView View, class TO, class... X>
+void run_attention(E& executor, const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& out,
+                   const X&... extras) {
+  const auto run = [&](const auto& call, const AttentionOptions& options) {
+    Workspace own;
+    decltype(auto) runner = as_executor(executor);
+    attend(runner, call, options.workspace == nullptr ? own : *options.workspace);
+  };
+  with_call<H, G>(q, view, out, run, extras...);
+}
+
+template <Index H, Index G, class E, class Q, KVView View, class... X>
+Index needed_bytes(E& executor, const Q& q, const View& view, const X&... extras) {
+  const auto queries = as_queries(q);
+  // Only the sizes of the output count; nothing is written.
+  const TensorView<std::remove_const_t<std::remove_pointer_t<decltype(queries.q.data)>>> out(
+      nullptr, queries.q.batch, queries.q.tokens, queries.q.heads, view.value_dim());
+  const auto measure = [&](const auto& call, const AttentionOptions&) {
+    decltype(auto) runner = as_executor(executor);
+    return call_bytes(call, runner.num_threads());
+  };
+  return with_call<H, G>(queries, view, out, measure, extras...);
+}
+
+/// Keys and values as a view: of tensors, or of packed sequences.
+template <class K, class V>
+auto as_kv(const K& k, const V& v) {
+  if constexpr (RaggedLike<K>) {
+    static_assert(RaggedLike<V>, "gqa: k and v are both ragged, or neither");
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(k.tensor.data)>>;
+    return RaggedKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
+                       Ragged<const T>{read_only(v.tensor), v.offsets});
+  } else {
+    using T = TensorScalar<const K>;
+    static_assert(std::is_same_v<T, TensorScalar<const V>>, "gqa: k and v hold the same type");
+    return ContiguousKV<T>(read_only(as_view(k)), read_only(as_view(v)));
+  }
+}
+
+/// What q may be, and what k and v may be.
+template <class X>
+concept RowsLike = TensorLike<X> || RaggedLike<X>;
+
+template <RowsLike X>
+decltype(auto) packed(const X& x) {
+  if constexpr (RaggedLike<X>)
+    return (x.tensor);
+  else
+    return (x);
+}
+/// A new tensor of q's element type for the result: packed like a ragged q, else of q's rank and layout.
+template <RowsLike Q>
+auto make_result(const Q& q, Index value_dim) {
+  using T = TensorScalar<decltype(packed(q))>;
+  if constexpr (RaggedLike<Q>)
+    return Tensor3<T>(q.tensor.tokens, q.tensor.heads, value_dim);
+  else
+    return make_output<T>(q, value_dim);
+}
+
+}  // namespace gqa::detail

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Many sequences of different lengths as one KVView.
+#pragma once
+
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "gqa/core/ragged.hpp"
+#include "gqa/kv/cache.hpp"
+
+namespace gqa {
+
+/// Keys and values of many sequences in packed tensors with offsets. Positions count from 0 in each sequence.
+template <gqa::Scalar T>
+class RaggedKV {
+ public:
+  using Scalar = T;
+
+  /// Throws std::invalid_argument where k and v disagree in offsets or heads.
+  RaggedKV(const Ragged<const T>& k, const Ragged<const T>& v) : k_(k), v_(v) {
+    GQA_CHECK(std::equal(k.offsets.begin(), k.offsets.end(), v.offsets.begin(), v.offsets.end()),
+              std::invalid_argument, "v: offsets differ from those of k");
+    GQA_CHECK(v.tensor.heads == k.tensor.heads, std::invalid_argument,
+              "v: heads is " << v.tensor.heads << ", expected " << k.tensor.heads << " as in k");
+  }
+
+  Index num_seqs() const { return k_.num_seqs(); }
+  Index num_kv_heads() const { return k_.tensor.heads; }
+  Index head_dim() const { return k_.tensor.dim; }
+  Index value_dim() const { return v_.tensor.dim; }
+  Range retained(Index seq) const { return {0, k_.tokens(seq)}; }
+  Index scratch_bytes() const { return 0; }
+
+  KVTile<T> tile(Index seq, Index kv_head, Range want, void*) const {
+    const Index token = k_.begin(seq) + want.begin;
+    return {k_.tensor.at(0, token, kv_head),
+            k_.tensor.token_stride,
+            v_.tensor.at(0, token, kv_head),
+            v_.tensor.token_stride,
+            want.size(),
+            TileLayout::token_major};
+  }
+
+ private:
+  Ragged<const T> k_, v_;
+};
+
+/// A list of views of one sequence each (a cache's layer for each request of a server) as one view of many
+/// sequences.
+template <KVView View>
+class KVList {
+ public:
+  using Scalar = typename View::Scalar;
+
+  /// Throws std::invalid_argument for an empty list, views of more than one sequence, or of different sizes.
+  explicit KVList(std::vector<View> views) : views_(std::move(views)) {
+    GQA_CHECK(!views_.empty(), std::invalid_argument, "KVList: no views, expected at least 1");
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+      const View& v = views_[i];
+      GQA_CHECK(v.num_seqs() == 1, std::invalid_argument,
+                "KVList: view " << i << " has " << v.num_seqs() << " sequences, expected 1");
+      GQA_CHECK(
+          v.num_kv_heads() == num_kv_heads() && v.head_dim() == head_dim() && v.value_dim() == value_dim(),
+          std::invalid_argument,
+          "KVList: view " << i << " is " << v.num_kv_heads() << " x " << v.head_dim() << " and x "
+                          << v.value_dim() << ", expected " << num_kv_heads() << " x " << head_dim()
+                          << " and x " << value_dim() << " as in view 0");
+    }
+  }
+
+  Index num_seqs() const { return static_cast<Index>(views_.size()); }
+  Index num_kv_heads() const { return views_.front().num_kv_heads(); }
+  Index head_dim() const { return views_.front().head_dim(); }
+  Index value_dim() const { return views_.front().value_dim(); }
+  Index scratch_bytes() const {
+    Index most = 0;
+    for (const View& v : views_) most = std::max<Index>(most, v.scratch_bytes());
+    return most;
+  }
+  Range retained(Index seq) const { return at(seq).retained(0); }
+  KVTile<Scalar> tile(Index seq, Index kv_head, Range want, void* scratch) const {
+    return at(seq).tile(0, kv_head, want, scratch);
+  }
+
+ private:
+  const View& at(Index seq) const { return views_[static_cast<std::size_t>(seq)]; }
+
+  std::vector<View> views_;
+};
+
+}  // namespace gqa
