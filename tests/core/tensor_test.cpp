@@ -173,8 +173,8 @@ TEST(MakeOutput, HasTheRankAndLayoutOfQ) {
   Eigen::Tensor<half, 4> d(D, H, N, B);
   const auto of_a = detail::make_output<float>(a, 7);
   const auto of_b = detail::make_output<float>(b, 7);
-  const auto of_c = detail::make_output<decltype(c), float>(c, 7);
-  const auto of_d = detail::make_output<decltype(d), float>(d, 7);
+  const auto of_c = detail::make_output<float>(c, 7);
+  const auto of_d = detail::make_output<float>(d, 7);
   static_assert(std::is_same_v<decltype(of_a), const Eigen::Tensor<float, 3, Eigen::RowMajor>>);
   static_assert(std::is_same_v<decltype(of_b), const Eigen::Tensor<float, 4, Eigen::RowMajor>>);
   static_assert(std::is_same_v<decltype(of_c), const Eigen::Tensor<float, 3>>);
@@ -190,7 +190,7 @@ TEST(MakeOutput, HasTheRankAndLayoutOfQ) {
   expect(of_b, B);
   expect(of_c, 1);
   expect(of_d, B);
-  EXPECT_THROW((detail::make_output<decltype(a), float>(a, std::numeric_limits<Index>::max() / 4)),
+  EXPECT_THROW((detail::make_output<float>(a, std::numeric_limits<Index>::max() / 4)),
                std::length_error);
 }
 
