@@ -67,14 +67,15 @@ class EigenAttention final : public Subject {
 
     Matrix<float> scores = q.template cast<float>() * k_[kv].template cast<float>().transpose();
     scores *= 1 / std::sqrt(static_cast<float>(shape_.D));
-    for (Index i = 0; i < n; ++i) scores.row(i).tail(shape_.tokens() - (past + i + 1)).setConstant(-infinity);
-    scores.colwise() -= scores.rowwise().maxCoeff().eval();
-    scores = scores.array().exp();
-    scores.array().colwise() /= scores.rowwise().sum().array().eval();
+    for (Index i = 0; i < n; ++i) {
+      auto seen = scores.row(i).head(past + i + 1);
+      seen = (seen.array() - seen.maxCoeff()).exp();
+      seen /= seen.sum();
+      scores.row(i).tail(n - i - 1).setZero();
+    }
     out = (scores * v_[kv].template cast<float>()).template cast<T>();
   }
 
-  static constexpr float infinity = std::numeric_limits<float>::infinity();
   Shape shape_;
   Inputs<T> in_;
   Tensor<T> out_;
