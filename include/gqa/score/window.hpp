@@ -39,8 +39,9 @@ constexpr Window causal() { return {-1, 0}; }
 /// Throws std::invalid_argument for a side below -1.
 constexpr Window window(Index left, Index right) { return {left, right}; }
 
-/// The last W keys up to the query, itself included: `q_pos - W < kv_pos <= q_pos` (Mistral's count; a window
-/// that counts the keys left of the query, as FlashAttention's does, says W - 1). Causal by itself.
+/// The last W keys up to the query, itself included: `q_pos - W < kv_pos <= q_pos` (as in Mistral). Causal by
+/// itself, and `window(W - 1, 0)`; FlashAttention's left window and ONNX Runtime's `local_window_size` leave
+/// the query out and are W - 1.
 /// Throws std::invalid_argument unless W >= 1.
 constexpr Window sliding_window(Index W) {
   GQA_CHECK(W >= 1, std::invalid_argument, "sliding_window: W is " << W << ", expected at least 1");
