@@ -194,6 +194,12 @@ Machine Machine::measure() {
     limits.read_l3 = read_speed(buffer, in_l3, limits.threads, passes(in_l3), nullptr);
     limits.read_memory = read_speed(buffer, machine.footprint_ / n, limits.threads, 1, &limits.best_pattern);
   }
+  // Several threads can do no less than one; measured less, the other processors were busy.
+  const Limits& one = machine.limits_[0];
+  Limits& all = machine.limits_[1];
+  for (auto limit : {&Limits::read_memory, &Limits::read_l3, &Limits::read_l2, &Limits::fma_f32,
+                     &Limits::dot_bf16, &Limits::matrix_bf16})
+    all.*limit = std::max(all.*limit, one.*limit);
   return machine;
 }
 
