@@ -140,7 +140,7 @@ TYPED_TEST(ProductOf, SplittingTheDepthOrPrefetchingChangesNoBit) {
   for (Isa isa : test::supported_isas()) {
     std::vector<Acc> once(9 * columns), twice(9 * columns);
     const auto product = simd::kernels<T>(isa).product;
-    product({a.data(), depth, b.data(), columns * E, once.data(), columns, 9, depth, columns, false, 4096});
+    product({a.data(), depth, b.data(), columns * E, once.data(), columns, 9, depth, columns, false, true});
     product({a.data(), depth, b.data(), columns * E, twice.data(), columns, 9, 22, columns, false});
     product({a.data() + 22, depth, b.data() + 22 / E * columns * E, columns * E, twice.data(), columns, 9, 28,
              columns, true});

@@ -161,10 +161,15 @@ class Chunk {
   }
 
  private:
-  // From this many rows on, a register tile is passed over the same keys twice or more, and widening 16-bit
-  // keys once beats widening them in each pass. The sums are the same: each widened element enters the same
-  // multiply-add.
-  static constexpr Index widen_rows = 12;
+  // From this many rows on 16-bit keys are widened once, not in each pass over them: that takes as long as
+  // about 10 passes' conversions, each a fifth of a pass. With fewer rows the products stream what is stored.
+  // The sums are the same: each widened element enters the same multiply-add.
+  static constexpr Index widen_rows = 64;
+
+  // From this many rows on a caller's values are copied to rows that stand side by side: token strides of
+  // whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
+  // pass.
+  static constexpr Index copy_rows = 24;
 
   /// Copies `size` token-major rows behind those there already.
   void gather(const KVTile<T>& tile, Index there, Index size) {
@@ -207,7 +212,7 @@ class Chunk {
       piece.k = wide_k;
       kernels.stored.transpose_keys(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
       if constexpr (std::is_same_v<T, Acc>) {
-        if (value_dim_ == value_stride_ && tile.k != gathered_) {
+        if (value_dim_ == value_stride_ && tile.k != gathered_ && rows < copy_rows) {
           piece.v = {kernels.wide.product, bytes(tile.v), tile.v_stride, 1, Acc_bytes};
           return;
         }
