@@ -41,3 +41,26 @@ endforeach()
 
 add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+
+# Parts of a program compiled with different flags: the linker keeps one copy of each inline function for all.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
+  foreach(part plain native)
+    add_library(gqa_flags_${part} OBJECT flags/part.cpp)
+    target_include_directories(gqa_flags_${part} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+    target_link_libraries(gqa_flags_${part} PRIVATE gqa::gqa gqa_warnings)
+    target_compile_definitions(gqa_flags_${part} PRIVATE FUNCTION=run_${part})
+  endforeach()
+  target_compile_options(gqa_flags_plain PRIVATE -O2)
+  target_compile_options(gqa_flags_native PRIVATE -O3 -march=native)
+  foreach(order "plain;native" "native;plain")
+    list(JOIN order _ name)
+    add_executable(gqa_flags_${name} flags/main.cpp)
+    target_include_directories(gqa_flags_${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+    foreach(part IN LISTS order)
+      target_sources(gqa_flags_${name} PRIVATE $<TARGET_OBJECTS:gqa_flags_${part}>)
+    endforeach()
+    target_link_libraries(gqa_flags_${name} PRIVATE gqa_warnings)
+  endforeach()
+  add_test(NAME flags/two_objects COMMAND ${python} flags/check_flags.py $<TARGET_FILE:gqa_flags_plain_native>
+           $<TARGET_FILE:gqa_flags_native_plain> WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+endif()

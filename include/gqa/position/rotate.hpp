@@ -78,15 +78,27 @@ inline void join_pairs(Lanes<Acc>& x, Lanes<Acc>& y) {
   }
 }
 
+/// A product rounded before it enters a sum. Otherwise GCC contracts the two where the command line allows
+/// it, and translation units of different flags would rotate to different bits; Clang contracts within an
+/// expression only.
+template <class V>
+inline V rounded(V product) {
+#if defined(__GNUC__) && !defined(__clang__)
+  return __builtin_assoc_barrier(product);
+#else
+  return product;
+#endif
+}
+
 template <Turn Direction, class V>
 inline void turn(V& a, V& b, V cos, V sin) {
   const V x = a, y = b;
   if constexpr (Direction == Turn::forward) {
-    a = x * cos - y * sin;
-    b = x * sin + y * cos;
+    a = rounded(x * cos) - rounded(y * sin);
+    b = rounded(x * sin) + rounded(y * cos);
   } else {
-    a = x * cos + y * sin;
-    b = y * cos - x * sin;
+    a = rounded(x * cos) + rounded(y * sin);
+    b = rounded(y * cos) - rounded(x * sin);
   }
 }
 
@@ -110,8 +122,7 @@ inline void rotate_head(Acc* x, Index pairs, Row<Acc> row) {
                     row.sin[i]);
 }
 
-// Never inlined: one copy of the arithmetic, so that a token gets the same bits however it is reached
-// (inlined copies may contract multiplications and additions differently).
+// Never inlined: one copy of the arithmetic is enough for all that reach it.
 template <RopeLayout Layout, Turn Direction, class Acc>
 [[gnu::noinline]] void rotate_heads(Acc* x, Index heads, Index head_stride, Index pairs, Row<Acc> row) {
   for (Index h = 0; h < heads; ++h) rotate_head<Layout, Direction>(x + h * head_stride, pairs, row);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiles the kernel text once per instruction set and picks a table at run time.
 //
-// Each inclusion stands in its own namespace and target region, so a plain -O2 build holds every set and the
-// compiler flags of one translation unit cannot leak into another's: the regions name a whole architecture,
-// never "what the command line says plus this".
+// Each inclusion stands in its own namespace and target region, so a plain -O2 build holds every set.
+// Flags of the command line add to a region's instruction set, and the linker keeps one translation unit's
+// copy of a function for all. Where all have FMA, that changes no bit: every product is contracted into the
+// sum it enters. The generic region must not have it on the command line's word, or objects of -O2 and
+// -march=native would link to different results.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +29,15 @@
 
 namespace gqa::simd {
 
+#if GQA_X86
+#if defined(__clang__)
+#pragma float_control(push)
+#pragma clang fp contract(off)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64")
+#endif
+#endif
 #define GQA_SIMD_BYTES 16
 #define GQA_SIMD_LEVEL 0
 namespace generic {
@@ -36,8 +47,10 @@ namespace generic {
 #if GQA_X86
 
 #if defined(__clang__)
+#pragma float_control(pop)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
+#pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 #endif

@@ -2,17 +2,30 @@
 // The kernels of one instruction set as tables of pointers. Included once per instruction set, after the
 // others.
 
+#if GQA_SIMD_LEVEL >= 3
+
+// The dot product is all that this set has over AVX-512: the other functions would be the same, compiled
+// twice.
 template <class T>
 constexpr Kernels<T> kernels_table() {
-  Kernels<T> table{};
-  table.product = &product<Widening<T>>;
-#if GQA_SIMD_LEVEL >= 3
+  Kernels<T> table = avx512::kernels_table<T>();
   if constexpr (std::is_same_v<T, bfloat16>) {
     table.product_dot = &product<PairDot>;
     table.transpose_pairs = &transpose_pairs;
     table.interleave_pairs = &interleave_pairs;
   }
-#endif
+  return table;
+}
+
+using avx512::convert_table;
+using avx512::row_table;
+
+#else
+
+template <class T>
+constexpr Kernels<T> kernels_table() {
+  Kernels<T> table{};
+  table.product = &product<Widening<T>>;
   table.transpose_keys = &transpose_keys<T>;
   table.widen = &widen_packed<T>;
   table.all_finite = &all_finite<T>;
@@ -28,3 +41,5 @@ template <class T>
 constexpr ConvertKernels<T> convert_table() {
   return {&widen_row<T>, &narrow_row<T>};
 }
+
+#endif
