@@ -6,7 +6,6 @@
 #include <cmath>
 #include <iostream>
 #include <limits>
-#include <map>
 #include <thread>
 
 #include "gqa/core/error.hpp"
@@ -16,12 +15,11 @@ namespace generate {
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   Options options;
   options.num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
-  const std::map<std::string, CacheType> cache_types{
-      {"f32", CacheType::f32}, {"f16", CacheType::f16}, {"bf16", CacheType::bf16}};
+  std::string cache_dtype = "f32";
   constexpr auto largest = std::numeric_limits<std::int32_t>::max();
 
   CLI::App app("Generates text with a Llama-architecture model from a GGUF file.", "generate");
-  app.add_option("--model", options.model, "GGUF file")->required();
+  app.add_option("--model", options.model, "model to load")->type_name("GGUF")->required();
   auto* prompt = app.add_option("--prompt", options.prompt, "text to continue, or with --chat to answer");
   auto* chat = app.add_flag("--chat", options.chat, "put the prompt into the model's chat template");
   app.add_option("--max-tokens", options.max_tokens, "most tokens to generate")
@@ -39,11 +37,12 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_option("--threads", options.num_threads, "threads to compute with")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--cache-dtype", options.cache_type, "element type of the KV cache: f32, f16 or bf16")
-      ->transform(CLI::Transformer(cache_types, CLI::ignore_case))
-      ->default_str("f32");
+  app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->capture_default_str();
   app.add_option("--perplexity", options.perplexity,
-                 "print the mean negative log-likelihood per token of this text file instead")
+                 "print the mean negative log-likelihood per token of this text instead")
+      ->type_name("FILE")
       ->excludes(prompt)
       ->excludes(chat);
   app.add_flag("--json", options.json, "print one JSON object");
@@ -56,6 +55,9 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     throw std::invalid_argument(error.what());
   }
+  options.cache_type = cache_dtype == "f16"    ? CacheType::f16
+                       : cache_dtype == "bf16" ? CacheType::bf16
+                                               : CacheType::f32;
   GQA_CHECK(!std::isnan(options.temperature), std::invalid_argument,
             "--temperature is nan");  // Range lets it pass
   GQA_CHECK(options.perplexity || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");

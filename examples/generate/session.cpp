@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <stdexcept>
+#include <utility>
 
 #include "gqa/attention.hpp"
 #include "gqa/core/error.hpp"
@@ -25,10 +26,11 @@ void rms_norm(const Eigen::Ref<const Matrix>& x, const Vector& weight, double ep
 template <class T>
 class LlamaSession final : public Session {
  public:
-  LlamaSession(const Model& model, gqa::PoolExecutor executor)
+  LlamaSession(const Model& model, gqa::PoolExecutor executor, AttentionHook hook)
       : model_(model),
         sizes_(model.sizes),
         executor_(executor),
+        hook_(std::move(hook)),
         rotations_(gqa::Rope(model.sizes.rope)),
         cache_({.max_tokens = sizes_.context_length,
                 .num_layers = sizes_.num_layers,
@@ -103,6 +105,7 @@ class LlamaSession final : public Session {
                    gqa::causal() & gqa::sliding_window(sizes_.sliding_window),
                    gqa::AttentionOptions{.workspace = &workspace_});
     attention_time_ += Clock::now() - start;
+    if (hook_) hook_(index, q, k, v, out);
 
     multiply(executor_, attended_, layer.attention_output.weight, layer.attention_output.bias, update_);
     hidden_ += update_;
@@ -133,6 +136,7 @@ class LlamaSession final : public Session {
   const Model& model_;
   const Hyperparameters& sizes_;
   gqa::PoolExecutor executor_;
+  AttentionHook hook_;
   gqa::RopeTable<float> rotations_;
   gqa::KVCache<T> cache_;
   gqa::Workspace workspace_;
@@ -142,16 +146,17 @@ class LlamaSession final : public Session {
 
 }  // namespace
 
-std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor) {
+std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
+                                      AttentionHook hook) {
   switch (type) {
     case CacheType::f16:
-      return std::make_unique<LlamaSession<gqa::half>>(model, executor);
+      return std::make_unique<LlamaSession<gqa::half>>(model, executor, std::move(hook));
     case CacheType::bf16:
-      return std::make_unique<LlamaSession<gqa::bfloat16>>(model, executor);
+      return std::make_unique<LlamaSession<gqa::bfloat16>>(model, executor, std::move(hook));
     case CacheType::f32:
       break;
   }
-  return std::make_unique<LlamaSession<float>>(model, executor);
+  return std::make_unique<LlamaSession<float>>(model, executor, std::move(hook));
 }
 
 }  // namespace generate

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
 
 #include "gqa/core/parallel.hpp"
+#include "gqa/core/tensor.hpp"
 #include "model.hpp"
 #include "vocabulary.hpp"
 
@@ -35,7 +37,14 @@ class Session {
 
 enum class CacheType { f32, f16, bf16 };
 
+/// Called after a layer's attention with the queries, keys and values of the tokens fed (positions turned in)
+/// and what they gave, tokens x num_q_heads x value_dim, packed: the layer goes on with what is there then.
+using AttentionHook = std::function<void(
+    Index layer, const gqa::TensorView<const float>& q, const gqa::TensorView<const float>& k,
+    const gqa::TensorView<const float>& v, const gqa::TensorView<float>& out)>;
+
 /// A session of a model, which must outlive it, with a cache of the given element type.
-std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor);
+std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
+                                      AttentionHook hook = {});
 
 }  // namespace generate

@@ -68,15 +68,15 @@ inline std::string spelled_byte(int b) {
   return utf8(next);
 }
 
-/// The vocabulary of the tiny models: 3 special tokens, 256 bytes, "th", "the", "Ġthe" and padding to 272.
+/// The vocabulary of the tiny models: 3 special tokens, 256 bytes, a token for each merge and padding to 272.
 struct TinyVocabulary {
   std::vector<std::string> tokens{"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
   std::vector<std::int32_t> types{3, 3, 3};
-  std::vector<std::string> merges{"t h", "th e", "\u0120 the"};
+  std::vector<std::string> merges{"t h", "th e", "\u0120 the", "a a", "1 2", "\u0120 \u0120"};
 
   TinyVocabulary() {
     for (int b = 0; b < 256; ++b) tokens.push_back(spelled_byte(b));
-    for (const char* token : {"th", "the", "\u0120the"}) tokens.push_back(token);
+    for (std::string token : merges) tokens.push_back(token.erase(token.find(' '), 1));
     while (tokens.size() < 272) tokens.push_back("[padding" + std::to_string(tokens.size()) + "]");
     types.resize(tokens.size(), 1);
   }
