@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+// A batch that shares what its sequences begin with: attention over each sequence's own concatenation, bit
+// for bit where the levels end at multiples of a chunk, within the error bound elsewhere.
+#include <gtest/gtest.h>
+
+#include "attention/ragged_case.hpp"
+#include "gqa/attention.hpp"
+
+namespace gqa {
+namespace {
+
+using test::How;
+using test::message_of;
+using test::Result;
+using test::Sizes;
+using test::Threads;
+
+/// The lengths of the nodes of a level, and the sequences that read each.
+struct LevelOf {
+  std::vector<Index> lengths;
+  std::vector<Index> offsets;
+};
+
+/// Random nodes, the levels made of them, and each sequence's concatenation of what it reads.
+template <Scalar T>
+struct Tree {
+  using View = typename KVCache<T>::View;
+
+  Tree(const std::vector<LevelOf>& shape, const std::vector<Index>& queries, const Sizes& s,
+       std::uint64_t seed)
+      : unshared({}, s, 0) {
+    const std::size_t num_seqs = queries.size();
+    std::vector<std::vector<T>> k(num_seqs), v(num_seqs);
+    for (const LevelOf& level : shape) {
+      std::vector<View> views;
+      for (std::size_t node = 0; node < level.lengths.size(); ++node) {
+        const Index n = level.lengths[node];
+        test::AttentionCase<T> part(Sizes{0, n, s.num_q_heads, s.num_kv_heads, s.head_dim, s.value_dim},
+                                    seed++);
+        caches.push_back(std::make_unique<KVCache<T>>(test::cache_of(part)));
+        views.push_back(caches.back()->layer(0));
+        for (Index i = level.offsets[node]; i < level.offsets[node + 1]; ++i) {
+          const auto seq = static_cast<std::size_t>(i);
+          k[seq].insert(k[seq].end(), part.k.begin(), part.k.end());
+          v[seq].insert(v[seq].end(), part.v.begin(), part.v.end());
+        }
+      }
+      levels.push_back({KVList<View>(views), level.offsets});
+    }
+    std::vector<test::Lengths> lengths;
+    for (std::size_t i = 0; i < num_seqs; ++i)
+      lengths.push_back({queries[i], static_cast<Index>(k[i].size()) / (s.num_kv_heads * s.head_dim)});
+    unshared = test::RaggedCase<T>(lengths, s, seed);
+    for (std::size_t i = 0; i < num_seqs; ++i) {
+      unshared.each[i].k = k[i];
+      unshared.each[i].v = v[i];
+    }
+  }
+
+  template <class... X>
+  Result<T> attend(Threads& threads, const X&... extras) const {
+    return unshared.result_of([&](auto out, auto lse) {
+      cascade_attention(threads, unshared.q(), levels, out, lse, options, extras...);
+    });
+  }
+
+  std::vector<std::unique_ptr<KVCache<T>>> caches;
+  std::vector<CascadeLevel<KVList<View>>> levels;
+  test::RaggedCase<T> unshared;
+  AttentionOptions options = {};
+};
+
+const Sizes heads{0, 0, 6, 2, 24, 20};
+
+// Five sequences: decoding, a chunk of a prefill, one without queries, one that is all its own.
+const std::vector<Index> queries{1, 30, 0, 1, 5};
+LevelOf own(std::vector<Index> lengths) { return {std::move(lengths), {0, 1, 2, 3, 4, 5}}; }
+const LevelOf tails = own({1, 300, 7, 600, 70});
+
+template <class T>
+class Cascade : public ::testing::Test {
+ protected:
+  /// The same bits as unshared, or close to the oracle.
+  static void expect_is(Tree<T>& tree, const Window& mask, bool bits) {
+    const auto alone = tree.unshared.one_by_one({.mask = mask});
+    for (int n : {1, 3}) {
+      Threads threads(n);
+      const auto shared = tree.attend(threads, mask);
+      if (bits) {
+        EXPECT_TRUE(test::same(shared, alone)) << "threads " << n;
+      }
+      for (std::size_t seq = 0; seq < tree.unshared.each.size(); ++seq) {
+        const auto problem = test::problem_of(tree.unshared.each[seq], {.mask = mask});
+        EXPECT_TRUE(test::within_bound(tree.unshared.of(shared, seq), problem, reference::attention(problem),
+                                       test::naive_attention<T>(problem)))
+            << "sequence " << seq << ", threads " << n;
+      }
+    }
+  }
+};
+
+using Scalars = ::testing::Types<float, half, bfloat16>;
+TYPED_TEST_SUITE(Cascade, Scalars, test::ScalarNames);
+
+TYPED_TEST(Cascade, OfTwoLevels) {
+  for (Index prefix : {512, 1024, 700, 3, 0}) {
+    SCOPED_TRACE(prefix);
+    Tree<TypeParam> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
+    this->expect_is(tree, causal(), prefix % chunk_keys == 0);
+  }
+}
+
+TYPED_TEST(Cascade, OfThreeLevels) {
+  // The second level has nodes of different lengths, one of them empty, and one that nobody reads.
+  const LevelOf documents{{512, 0, 512, 1024}, {0, 2, 3, 3, 5}}, odd{{100, 0, 512, 77}, {0, 2, 3, 3, 5}};
+  for (const auto& [prefix, middle, bits] :
+       {std::tuple{Index{512}, documents, true}, {Index{512}, odd, false}, {Index{65}, documents, false}}) {
+    SCOPED_TRACE(prefix);
+    Tree<TypeParam> tree({{{prefix}, {0, 5}}, middle, tails}, queries, heads, 20);
+    this->expect_is(tree, causal(), bits);
+  }
+}
+
+TYPED_TEST(Cascade, OfSeveralPrefixes) {
+  Tree<TypeParam> tree({{{512, 1024}, {0, 2, 5}}, tails}, queries, heads, 40);
+  this->expect_is(tree, causal(), true);
+}
+
+TYPED_TEST(Cascade, WindowsThatNotAllQueriesSeeWhole) {
+  for (Index W : {1, 100, 700, 2000}) {
+    SCOPED_TRACE(W);
+    Tree<TypeParam> tree({{{512}, {0, 5}}, tails}, queries, heads, 60);
+    this->expect_is(tree, sliding_window(W), true);
+    Tree<TypeParam> odd({{{333}, {0, 5}}, tails}, queries, heads, 61);
+    this->expect_is(odd, sliding_window(W), false);
+  }
+}
+
+TYPED_TEST(Cascade, OwnPartsThatAreEmptyOrShorterThanTheirQueries) {
+  // Queries of the second and the last sequence then sit inside the prefix, which they see in part.
+  Tree<TypeParam> tree({{{512}, {0, 5}}, own({0, 4, 0, 0, 0})}, queries, heads, 80);
+  this->expect_is(tree, causal(), true);
+  this->expect_is(tree, no_mask(), true);
+}
+
+TYPED_TEST(Cascade, OfOneLevelIsARaggedCall) {
+  Tree<TypeParam> tree({tails}, queries, heads, 90);
+  this->expect_is(tree, causal(), true);
+}
+
+TEST(CascadeCall, SharedLevelsAreReadOnce) {
+  // Counted: five sequences read the tiles of the prefix as often as one does.
+  const std::vector<float> memory(2000 * 16, 0.25f);
+  const auto reads = [&](const std::vector<Index>& offsets, const Window& mask) {
+    Index tiles = 0;
+    const auto view = [&](Index seqs, Index keys, bool count) {
+      test::FunctionKV<float> kv{.seqs = seqs, .kv_heads = 2, .key_dim = 8, .values_dim = 8};
+      kv.positions = {0, keys};
+      kv.read = [&memory, &tiles, count](Index, Index, Range want, void*) {
+        tiles += count;
+        return KVTile<float>{memory.data(), 8, memory.data(), 8, want.size(), TileLayout::token_major};
+      };
+      return kv;
+    };
+    const Index num_seqs = offsets.back();
+    std::vector<Index> each;
+    for (Index i = 0; i <= num_seqs; ++i) each.push_back(i);
+    const std::vector<CascadeLevel<test::FunctionKV<float>>> levels{{view(1, 1024, true), offsets},
+                                                                    {view(num_seqs, 64, false), each}};
+    std::vector<float> out(static_cast<std::size_t>(num_seqs * 4 * 8));
+    Threads threads(1);
+    cascade_attention(threads, ragged(TensorView<const float>(memory.data(), num_seqs, 4, 8), each), levels,
+                      TensorView<float>(out.data(), num_seqs, 4, 8), mask);
+    return tiles;
+  };
+  const Index once = reads({0, 1}, causal());
+  EXPECT_GT(once, 0);
+  EXPECT_EQ(reads({0, 5}, causal()), once);
+  EXPECT_EQ(reads({0, 5}, sliding_window(2000)), once);
+  EXPECT_EQ(reads({0, 5}, sliding_window(1000)), 5 * reads({0, 1}, sliding_window(1000)));
+}
+
+TEST(CascadeCall, ScoresAndSinks) {
+  const std::vector<double> sinks{1, 2, -1, 0.5, 3, -4};
+  const AnyScoreMod score(soft_cap(2) | alibi(std::vector<double>{0.1, 0.01, 0.2, 0, 0.05, 0.3}));
+  for (Index prefix : {512, 100}) {
+    Tree<float> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
+    Threads threads(2);
+    const auto both = tree.attend(threads, causal(), score, SinkLogits(sinks));
+    for (std::size_t seq = 0; seq < queries.size(); ++seq) {
+      auto& c = tree.unshared.each[seq];
+      auto problem = test::problem_of(c, {.mask = causal()});
+      problem.sink_logits = sinks;
+      problem.modify = [](double s, Index h, Index q, Index kv) {
+        return 2 * std::tanh(s / 2) -
+               std::array{0.1, 0.01, 0.2, 0.0, 0.05, 0.3}[static_cast<std::size_t>(h)] *
+                   static_cast<double>(q - kv);
+      };
+      EXPECT_TRUE(test::within_bound(tree.unshared.of(both, seq), problem, reference::attention(problem),
+                                     test::naive_attention<float>(problem)))
+          << "prefix " << prefix << ", sequence " << seq;
+    }
+    // Sinks alone leave the prefix shared; they count once.
+    const auto only_sinks = tree.attend(threads, causal(), SinkLogits(sinks));
+    for (std::size_t seq = 0; seq < queries.size(); ++seq) {
+      auto problem = test::problem_of(tree.unshared.each[seq], {.mask = causal()});
+      problem.sink_logits = sinks;
+      EXPECT_TRUE(test::within_bound(tree.unshared.of(only_sinks, seq), problem,
+                                     reference::attention(problem), test::naive_attention<float>(problem)))
+          << "sinks, prefix " << prefix << ", sequence " << seq;
+    }
+  }
+}
+
+TEST(CascadeCall, MasksByHead) {
+  Tree<float> tree({{{512}, {0, 5}}, tails}, queries, heads, 1);
+  std::vector<AnyMask> list;
+  for (Index h = 0; h < 6; ++h) list.push_back(h % 2 == 0 ? causal() : sliding_window(100));
+  Threads threads(2);
+  const auto result = tree.attend(threads, per_head(list));
+  for (std::size_t seq = 0; seq < queries.size(); ++seq) {
+    auto problem = tree.unshared.each[seq].problem();
+    problem.visible = [](Index h, Index q, Index kv) { return kv <= q && (h % 2 == 0 || q - kv < 100); };
+    EXPECT_TRUE(test::within_bound(tree.unshared.of(result, seq), problem, reference::attention(problem),
+                                   test::naive_attention<float>(problem)))
+        << "sequence " << seq;
+  }
+}
+
+TEST(CascadeCall, NaNOfAScoreFunctionStaysInItsRow) {
+  Tree<float> tree({{{100}, {0, 2}}, {{50, 60}, {0, 1, 2}}}, {1, 1}, heads, 1);
+  // The query of the first sequence sits at 149, that of the second at 159.
+  const AnyScoreMod score([](double s, Index h, Index q, Index kv) {
+    return h == 1 && q == 159 && kv == 30 ? std::numeric_limits<double>::quiet_NaN() : s;
+  });
+  Threads threads(1);
+  const auto result = tree.attend(threads, causal(), score, SinkLogits(std::vector<double>(6, -1)));
+  for (std::size_t row = 0; row < result.lse.size(); ++row)
+    EXPECT_EQ(std::isnan(result.lse[row]), row == 7) << row;
+  for (std::size_t i = 0; i < result.out.size(); ++i) ASSERT_EQ(std::isnan(result.out[i]), i / 20 == 7) << i;
+}
+
+TEST(CascadeCall, NothingToSee) {
+  Tree<float> tree({{{0}, {0, 5}}, own({0, 0, 0, 0, 0})}, queries, heads, 1);
+  Threads threads(2);
+  const auto result = tree.attend(threads, causal());
+  EXPECT_EQ(result.out, std::vector<float>(result.out.size(), 0.0f));
+  EXPECT_EQ(result.lse, std::vector<float>(result.lse.size(), -std::numeric_limits<float>::infinity()));
+}
+
+TEST(CascadeCall, LevelsThatDoNotNest) {
+  const auto refused = [](const std::vector<LevelOf>& shape) {
+    // Room for any offsets below; the call refuses before it reads a key.
+    using View = KVCache<float>::View;
+    std::vector<std::unique_ptr<KVCache<float>>> caches;
+    std::vector<CascadeLevel<KVList<View>>> levels;
+    for (const LevelOf& level : shape) {
+      std::vector<View> views;
+      for (Index length : level.lengths) {
+        caches.push_back(std::make_unique<KVCache<float>>(KVCache<float>::Config{
+            .max_tokens = length, .num_kv_heads = 2, .head_dim = 24, .value_dim = 20}));
+        views.push_back(caches.back()->layer(0));
+      }
+      levels.push_back({KVList<View>(views), level.offsets});
+    }
+    test::RaggedCase<float> c({{1, 0}, {1, 0}, {1, 0}}, heads, 1);
+    return message_of([&] {
+      Threads threads(1);
+      const auto result = c.result_of([&](auto out, auto lse) {
+        try {
+          cascade_attention(threads, c.q(), levels, out, lse, AttentionOptions{}, causal());
+        } catch (...) {
+          for (Index i = 0; i < out.tokens * out.heads * out.dim; ++i) EXPECT_EQ(out.data[i], 7);
+          throw;
+        }
+      });
+    });
+  };
+  const LevelOf three{{4, 4, 4}, {0, 1, 2, 3}};
+  EXPECT_EQ(refused({}), "levels: none, expected at least 1");
+  EXPECT_EQ(refused({{{4, 4}, {0, 1, 3}}, {{4, 4}, {0, 2, 3}}}),
+            "levels[1]: node 0 joins sequences that the level before keeps apart");
+  EXPECT_EQ(refused({{{4}, {0, 3}}, {{4, 4}, {0, 1, 3}}, {{4, 4}, {0, 2, 3}}}),
+            "levels[2]: node 0 joins sequences that the level before keeps apart");
+  EXPECT_EQ(refused({{{4}, {0, 1, 3}}, three}),
+            "levels[0]: offsets are 3, expected 2, one more than its view has sequences");
+  EXPECT_NE(refused({{{4}, {0, 2}}, three}).find("offsets end at 2, expected the 3"), std::string::npos);
+  EXPECT_NE(refused({{{4}, {1, 3}}, three}).find("offsets begin at 1, expected 0"), std::string::npos);
+  EXPECT_NE(refused({{{4, 4, 4}, {0, 2, 1, 3}}, three}).find("offsets[2] is 1, expected at least the 2"),
+            std::string::npos);
+  EXPECT_EQ(refused({{{4}, {0, 3}}, three}), "nothing thrown");
+}
+
+TEST(CascadeCall, ArgumentsThatDoNotFit) {
+  Tree<float> tree({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, heads, 1);
+  Threads threads(1);
+  tree.options.q_offset = 3;
+  EXPECT_EQ(message_of([&] { tree.attend(threads, causal()); }),
+            "q_offset: given, expected none in a cascade");
+  const Tree<float> wide({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, Sizes{0, 0, 6, 2, 24, 8}, 1);
+  const std::vector mixed{tree.levels[0], wide.levels[1]};
+  EXPECT_EQ(message_of([&] {
+              tree.unshared.result_of([&](auto out, auto lse) {
+                cascade_attention(threads, tree.unshared.q(), mixed, out, lse, AttentionOptions{}, causal());
+              });
+            }),
+            "levels[1]: sizes differ from those of levels[0]");
+}
+
+}  // namespace
+}  // namespace gqa
