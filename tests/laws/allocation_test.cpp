@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Once a call has been made with a caller's workspace, calls of the same size allocate nothing: by no form of
+// operator new, and by no function of malloc's family.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <type_traits>
+#include <vector>
+
+#include "attention/attend.hpp"
+#include "gqa/attention.hpp"
+#include "gqa/score/score_mod.hpp"
+
+// A sanitizer brings an allocator of its own, which must not be replaced; other C libraries name theirs
+// otherwise.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define GQA_SANITIZED 1
+#endif
+#endif
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
+    !defined(GQA_SANITIZED)
+#define GQA_COUNTS_ALLOCATIONS 1
+#else
+#define GQA_COUNTS_ALLOCATIONS 0
+#endif
+
+namespace {
+
+// Of all threads: what a pool's thread allocates for a call counts as well.
+std::atomic<long> allocations{0};
+
+}  // namespace
+
+#if GQA_COUNTS_ALLOCATIONS
+
+// glibc lets a program bring its own malloc family, and keeps its own under these names. libstdc++'s operator
+// new, in all its forms, calls malloc or aligned_alloc; whoever replaces it calls something below as well.
+extern "C" {
+void* __libc_malloc(std::size_t size);
+void* __libc_calloc(std::size_t count, std::size_t size);
+void* __libc_realloc(void* memory, std::size_t size);
+void* __libc_memalign(std::size_t alignment, std::size_t size);
+
+void* malloc(std::size_t size) {
+  ++allocations;
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t count, std::size_t size) {
+  ++allocations;
+  return __libc_calloc(count, size);
+}
+void* realloc(void* memory, std::size_t size) {
+  ++allocations;
+  return __libc_realloc(memory, size);
+}
+void* memalign(std::size_t alignment, std::size_t size) {
+  ++allocations;
+  return __libc_memalign(alignment, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  ++allocations;
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** memory, std::size_t alignment, std::size_t size) {
+  ++allocations;
+  *memory = __libc_memalign(alignment, size);
+  return *memory == nullptr && size != 0 ? ENOMEM : 0;
+}
+}
+
+#endif
+
+namespace gqa {
+namespace {
+
+using test::AttentionCase;
+using test::Sizes;
+
+long allocations_of(auto&& call) {
+  const long before = allocations;
+  call();
+  return allocations - before;
+}
+
+class Allocations : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!GQA_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer's or another C library's allocator";
+  }
+};
+
+TEST_F(Allocations, AreCounted) {
+  void* volatile kept = nullptr;
+  const auto counts = [&](auto allocate, auto release) {
+    EXPECT_GE(allocations_of([&] { kept = allocate(); }), 1);
+    release(kept);
+  };
+  constexpr std::align_val_t line{64};
+  counts([] { return ::operator new(8); }, [](void* p) { ::operator delete(p); });
+  counts([] { return ::operator new[](8); }, [](void* p) { ::operator delete[](p); });
+  counts([] { return ::operator new(8, std::nothrow); }, [](void* p) { ::operator delete(p); });
+  counts([] { return ::operator new[](8, std::nothrow); }, [](void* p) { ::operator delete[](p); });
+  counts([=] { return ::operator new(64, line); }, [=](void* p) { ::operator delete(p, line); });
+  counts([=] { return ::operator new[](64, line); }, [=](void* p) { ::operator delete[](p, line); });
+  counts([=] { return ::operator new(64, line, std::nothrow); },
+         [=](void* p) { ::operator delete(p, line); });
+  counts([] { return std::malloc(8); }, [](void* p) { std::free(p); });
+  counts([] { return std::calloc(8, 8); }, [](void* p) { std::free(p); });
+  counts([] { return std::realloc(nullptr, 8); }, [](void* p) { std::free(p); });
+  counts([] { return std::aligned_alloc(64, 64); }, [](void* p) { std::free(p); });
+}
+
+template <class T>
+class AllocationsOf : public Allocations {};
+using ServedScalars = ::testing::Types<float, bfloat16>;
+TYPED_TEST_SUITE(AllocationsOf, ServedScalars, test::ScalarNames);
+
+/// Decode and prefill, small enough for one thread and large enough for many: the keys, the queries, the
+/// heads are cut.
+const std::vector<Sizes> shapes = {{1, 70, 4, 2, 40},
+                                   {1, 6000, 4, 1, 32},
+                                   {3, 4100, 6, 3, 40, 24},
+                                   {200, 200, 4, 2, 32},
+                                   {130, 900, 8, 2, 24}};
+
+/// What a server calls over and over: tensors and a cache, with lse, masks and score functions.
+template <class T, class Executor>
+void expect_no_allocations(Executor& executor, const char* name) {
+  for (const Sizes& sizes : shapes) {
+    const AttentionCase<T> c(sizes, 1);
+    KVCache<T> cache({.max_tokens = sizes.num_kv_tokens,
+                      .num_kv_heads = sizes.num_kv_heads,
+                      .head_dim = sizes.head_dim,
+                      .value_dim = sizes.value_dim});
+    cache.append(c.k_view(), c.v_view());
+    const auto rows = static_cast<std::size_t>(sizes.num_q_tokens * sizes.num_q_heads);
+    std::vector<T> out(rows * static_cast<std::size_t>(sizes.value_dim));
+    std::vector<Accumulator<T>> lse(rows);
+    const TensorView<T> out_view(out.data(), sizes.num_q_tokens, sizes.num_q_heads, sizes.value_dim);
+    const Index seq_rows = sizes.num_q_tokens * sizes.num_q_heads;
+    const LseOutput<Accumulator<T>> lse_view{
+        {lse.data(), 1, sizes.num_q_tokens, sizes.num_q_heads, seq_rows, sizes.num_q_heads, 1}};
+    const SoftCap cap = soft_cap(20);
+    Workspace workspace;
+    const AttentionOptions options{.workspace = &workspace};
+
+    const auto expect_none = [&](const char* what, auto&& call) {
+      call();
+      EXPECT_EQ(allocations_of(call), 0) << what << ", " << name << ", " << sizes.name();
+    };
+    expect_none("tensors", [&] {
+      attention(executor, c.q_view(), c.k_view(), c.v_view(), out_view, causal(), lse_view, options);
+    });
+    expect_none("cache", [&] { attention(executor, c.q_view(), cache, out_view, causal(), options); });
+    expect_none("score function", [&] {
+      attention(executor, c.q_view(), cache.layer(0), out_view, causal() & sliding_window(500), cap, options);
+    });
+  }
+}
+
+TYPED_TEST(AllocationsOf, SerialCalls) {
+  Serial serial;
+  expect_no_allocations<TypeParam>(serial, "serial");
+}
+
+TYPED_TEST(AllocationsOf, CallsOnAPool) {
+  for (const int threads : {1, 2, 3}) {
+    Eigen::ThreadPool pool(threads);
+    expect_no_allocations<TypeParam>(pool, (std::to_string(threads) + " threads").c_str());
+  }
+}
+
+TYPED_TEST(AllocationsOf, ACallNoLargerThanOneBefore) {
+  const Sizes large{1, 5000, 8, 2, 64}, small{4, 900, 4, 2, 40};
+  Workspace workspace;
+  const auto run = [&](const Sizes& sizes) {
+    const AttentionCase<TypeParam> c(sizes, 2);
+    std::vector<TypeParam> out(
+        static_cast<std::size_t>(sizes.num_q_tokens * sizes.num_q_heads * sizes.value_dim));
+    const TensorView<TypeParam> out_view(out.data(), sizes.num_q_tokens, sizes.num_q_heads, sizes.value_dim);
+    return allocations_of([&] {
+      attention(c.q_view(), c.k_view(), c.v_view(), out_view, causal(),
+                AttentionOptions{.workspace = &workspace});
+    });
+  };
+  EXPECT_GT(run(large), 0) << "nothing is counted";
+  EXPECT_EQ(run(small), 0);
+  EXPECT_EQ(run(large), 0);
+}
+
+}  // namespace
+}  // namespace gqa
