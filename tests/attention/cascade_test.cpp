@@ -182,7 +182,11 @@ TEST(CascadeCall, SharedLevelsAreReadOnce) {
 
 TEST(CascadeCall, ScoresAndSinks) {
   const std::vector<double> sinks{1, 2, -1, 0.5, 3, -4};
-  const AnyScoreMod score(soft_cap(2) | alibi(std::vector<double>{0.1, 0.01, 0.2, 0, 0.05, 0.3}));
+  // Of absolute positions: a level's own would give another score.
+  const auto modify = [](double s, Index h, Index q, Index kv) {
+    return 2 * std::tanh(s / 2) + 0.1 * static_cast<double>(h) + 0.3 * static_cast<double>((q + 2 * kv) % 7);
+  };
+  const AnyScoreMod score(modify);
   for (Index prefix : {512, 100}) {
     Tree<float> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
     Threads threads(2);
@@ -191,11 +195,7 @@ TEST(CascadeCall, ScoresAndSinks) {
       auto& c = tree.unshared.each[seq];
       auto problem = test::problem_of(c, {.mask = causal()});
       problem.sink_logits = sinks;
-      problem.modify = [](double s, Index h, Index q, Index kv) {
-        return 2 * std::tanh(s / 2) -
-               std::array{0.1, 0.01, 0.2, 0.0, 0.05, 0.3}[static_cast<std::size_t>(h)] *
-                   static_cast<double>(q - kv);
-      };
+      problem.modify = modify;
       EXPECT_TRUE(test::within_bound(tree.unshared.of(both, seq), problem, reference::attention(problem),
                                      test::naive_attention<float>(problem)))
           << "prefix " << prefix << ", sequence " << seq;
@@ -215,12 +215,15 @@ TEST(CascadeCall, ScoresAndSinks) {
 TEST(CascadeCall, MasksByHead) {
   Tree<float> tree({{{512}, {0, 5}}, tails}, queries, heads, 1);
   std::vector<AnyMask> list;
-  for (Index h = 0; h < 6; ++h) list.push_back(h % 2 == 0 ? causal() : sliding_window(100));
+  for (Index h = 0; h < 6; ++h)
+    list.push_back(h % 2 == 0 ? AnyMask(causal() & chunked(90)) : sliding_window(100));
   Threads threads(2);
   const auto result = tree.attend(threads, per_head(list));
   for (std::size_t seq = 0; seq < queries.size(); ++seq) {
     auto problem = tree.unshared.each[seq].problem();
-    problem.visible = [](Index h, Index q, Index kv) { return kv <= q && (h % 2 == 0 || q - kv < 100); };
+    problem.visible = [](Index h, Index q, Index kv) {
+      return kv <= q && (h % 2 == 0 ? q / 90 == kv / 90 : q - kv < 100);
+    };
     EXPECT_TRUE(test::within_bound(tree.unshared.of(result, seq), problem, reference::attention(problem),
                                    test::naive_attention<float>(problem)))
         << "sequence " << seq;
@@ -231,7 +234,7 @@ TEST(CascadeCall, NaNOfAScoreFunctionStaysInItsRow) {
   Tree<float> tree({{{100}, {0, 2}}, {{50, 60}, {0, 1, 2}}}, {1, 1}, heads, 1);
   // The query of the first sequence sits at 149, that of the second at 159.
   const AnyScoreMod score([](double s, Index h, Index q, Index kv) {
-    return h == 1 && q == 159 && kv == 30 ? std::numeric_limits<double>::quiet_NaN() : s;
+    return h == 1 && q == 159 && kv == 130 ? std::numeric_limits<double>::quiet_NaN() : s;
   });
   Threads threads(1);
   const auto result = tree.attend(threads, causal(), score, SinkLogits(std::vector<double>(6, -1)));
