@@ -261,15 +261,15 @@ TYPED_TEST(Rows, MergingNothingChangesNoBit) {
   }
 }
 
-TEST(Tanh, FourEpsilonOverTheWholeRange) {
+TEST(SoftCap, FourEpsilonOverTheWholeRange) {
   constexpr float inf = std::numeric_limits<float>::infinity();
-  std::vector<float> x = {0.0f,   -0.0f, 0.25f, std::nextafter(0.25f, 0.0f), inf, -inf, 1e-38f,
+  std::vector<float> x = {0.0f,   -0.0f, 9.02f, std::nextafter(9.02f, 10.0f), inf, -inf, 1e-38f,
                           1e-45f, 88.0f, 1e30f};
   for (std::uint32_t bits = 0; bits < 0x7f800000u; bits += 997) x.push_back(std::bit_cast<float>(bits));
   for (std::size_t i = 0, n = x.size(); i < n; ++i) x.push_back(-x[i]);
-  std::vector<float> y(x.size());
   for (Isa isa : test::supported_isas()) {
-    simd::row_kernels<float>(isa).tanh(x.data(), y.data(), static_cast<Index>(x.size()));
+    auto y = x;
+    simd::row_kernels<float>(isa).soft_cap(y.data(), static_cast<Index>(x.size()), 1.0f);
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double exact = std::tanh(static_cast<double>(x[i]));
       ASSERT_NEAR(static_cast<double>(y[i]), exact, 4 * 0x1p-23 * std::abs(exact) + 0x1p-149)
@@ -277,18 +277,42 @@ TEST(Tanh, FourEpsilonOverTheWholeRange) {
       ASSERT_LE(std::abs(y[i]), 1);
     }
     float nan = std::numeric_limits<float>::quiet_NaN();
-    simd::row_kernels<float>(isa).tanh(&nan, &nan, 1);
+    simd::row_kernels<float>(isa).soft_cap(&nan, 1, 1.0f);
     EXPECT_TRUE(std::isnan(nan));
   }
 }
 
-TEST(Tanh, ArraysOfAnyLengthInPlaceAndNothingElse) {
+TYPED_TEST(Rows, ScoreFunctionsOfAnyLengthAndNothingElse) {
+  using Acc = TypeParam;
+  const Acc tolerance = 8 * std::numeric_limits<Acc>::epsilon();
   for (Isa isa : test::supported_isas()) {
+    const auto kernels = simd::row_kernels<Acc>(isa);
     for (std::size_t n = 0; n < 40; ++n) {
-      std::vector<float> x(n + 16, 1.0f);
-      simd::row_kernels<float>(isa).tanh(x.data(), x.data(), static_cast<Index>(n));
-      for (std::size_t i = 0; i < x.size(); ++i)
-        ASSERT_NEAR(x[i], i < n ? std::tanh(1.0f) : 1.0f, i < n ? 1e-6f : 0.0f) << name(isa) << ", n " << n;
+      std::vector<Acc> start(n + 16), other(n);
+      for (std::size_t i = 0; i < start.size(); ++i) start[i] = static_cast<Acc>(i % 7) - 3;
+      for (std::size_t i = 0; i < n; ++i) other[i] = static_cast<Acc>(i) / 8;
+      const auto check = [&](const char* what, auto run, auto formula) {
+        auto x = start;
+        run(x.data(), static_cast<Index>(n));
+        for (std::size_t i = 0; i < x.size(); ++i) {
+          const Acc expected = i < n ? static_cast<Acc>(formula(start[i], i)) : start[i];
+          ASSERT_NEAR(x[i], expected, i < n ? tolerance * (1 + std::abs(expected)) : 0)
+              << name(isa) << ", " << what << ", n " << n;
+        }
+      };
+      check(
+          "scale", [&](Acc* x, Index size) { kernels.scale(x, size, Acc(1.7)); },
+          [](Acc s, std::size_t) { return s * Acc(1.7); });
+      check(
+          "soft_cap", [&](Acc* x, Index size) { kernels.soft_cap(x, size, Acc(1.5)); },
+          [](Acc s, std::size_t) { return Acc(1.5) * std::tanh(s / Acc(1.5)); });
+      check(
+          "add", [&](Acc* x, Index size) { kernels.add(x, size, other.data()); },
+          [&](Acc s, std::size_t i) { return s + other[i]; });
+      check(
+          "subtract_distance",
+          [&](Acc* x, Index size) { kernels.subtract_distance(x, size, Acc(11), Acc(0.5)); },
+          [](Acc s, std::size_t i) { return s - std::abs(static_cast<Acc>(i) - 11) / 2; });
     }
   }
 }

@@ -285,7 +285,7 @@ class Worker {
         if (word == 0) continue;
         const Index begin = t * tile_keys + std::countr_zero(word),
                     end = (t + 1) * tile_keys - std::countl_zero(word);
-        for (Index j = begin; j < end; ++j) scores[j] *= scale;
+        rows_.scale(scores + begin, end - begin, scale);
         call_.score.mod(
             std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
             ScoreRow{item.seq, q_head, q.begin + row / group + shift, chunk_.begin() + begin + shift});

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gqa/score/score_mod_concept.hpp"
+#include "gqa/simd/kernels.hpp"
 
 namespace gqa {
 
@@ -38,9 +39,8 @@ class Alibi {
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
     const Acc slope = static_cast<Acc>((*slopes_)[static_cast<std::size_t>(at.q_head)]);
-    const Acc first = static_cast<Acc>(at.q_pos - at.kv_begin);
-    detail::update_row(scores,
-                       [=](Acc s, int j) { return s - slope * std::abs(first - static_cast<Acc>(j)); });
+    simd::row_kernels<Acc>(isa()).subtract_distance(scores.data(), static_cast<Index>(scores.size()),
+                                                    static_cast<Acc>(at.q_pos - at.kv_begin), slope);
   }
 
   void check(const AttentionExtent& extent) const {

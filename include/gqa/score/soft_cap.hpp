@@ -20,14 +20,8 @@ class SoftCap {
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow&) const {
-    const Acc cap = static_cast<Acc>(cap_), inverse = static_cast<Acc>(1 / cap_);
-    if constexpr (std::is_same_v<Acc, float>) {
-      detail::update_row(scores, [=](Acc s, int) { return s * inverse; });
-      simd::row_kernels<Acc>(isa()).tanh(scores.data(), scores.data(), static_cast<Index>(scores.size()));
-      detail::update_row(scores, [=](Acc s, int) { return s * cap; });
-    } else {  // the vector tanh has the digits of a float
-      for (Acc& s : scores) s = cap * std::tanh(s * inverse);
-    }
+    simd::row_kernels<Acc>(isa()).soft_cap(scores.data(), static_cast<Index>(scores.size()),
+                                           static_cast<Acc>(cap_));
   }
 
   /// 1 - tanh(s / cap)^2.

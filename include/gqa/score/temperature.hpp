@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "gqa/score/score_mod_concept.hpp"
+#include "gqa/simd/kernels.hpp"
 
 namespace gqa {
 
@@ -17,12 +18,14 @@ class Temperature {
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
-    detail::update_row(scores, [f = static_cast<Acc>(factor_(at.q_pos))](Acc s, int) { return s * f; });
+    simd::row_kernels<Acc>(isa()).scale(scores.data(), static_cast<Index>(scores.size()),
+                                        static_cast<Acc>(factor_(at.q_pos)));
   }
 
   template <class Acc>
   void differentiate(std::span<const Acc>, std::span<Acc> slopes, const ScoreRow& at) const {
-    detail::update_row(slopes, [f = static_cast<Acc>(factor_(at.q_pos))](Acc s, int) { return s * f; });
+    simd::row_kernels<Acc>(isa()).scale(slopes.data(), static_cast<Index>(slopes.size()),
+                                        static_cast<Acc>(factor_(at.q_pos)));
   }
 
  private:

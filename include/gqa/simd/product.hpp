@@ -94,7 +94,11 @@ struct RowKernels {
   void (*softmax)(const SoftmaxBlock<Acc>&);
   void (*merge)(const MergeRows<Acc>&);
   void (*exp2)(const Acc* x, Acc* y, Index n);
-  void (*tanh)(const Acc* x, Acc* y, Index n);
+  // What score functions do to a row of scores in place.
+  void (*scale)(Acc* x, Index n, Acc factor);                         // x = x * factor
+  void (*soft_cap)(Acc* x, Index n, Acc cap);                         // x = cap * tanh(x / cap)
+  void (*add)(Acc* x, Index n, const Acc* y);                         // x = x + y
+  void (*subtract_distance)(Acc* x, Index n, Acc origin, Acc slope);  // x_j = x_j - slope * |j - origin|
 };
 
 /// The functions that read and write a caller's rows of T.

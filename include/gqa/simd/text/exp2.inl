@@ -29,29 +29,30 @@ GQA_INLINE F64 exp2_fraction(F64 f) {
 }
 
 /// Constants of a float format: 1.5 * 2^mantissa rounds to integers when added; outside [low, high] results
-/// are 0 or inf.
+/// are 0 or inf. A weight below 2^tiny counts for nothing beside one of 1, but its products with values and
+/// their sums would be subnormal, which costs a hundred cycles each.
 template <class Acc>
 struct Exp2Constants;
 template <>
 struct Exp2Constants<float> {
-  static constexpr float round = 0x1.8p23f, low = -150.0f, high = 129.0f;
+  static constexpr float round = 0x1.8p23f, low = -150.0f, high = 129.0f, tiny = -100.0f;
   static constexpr int bias = 127, mantissa = 23;
 };
 template <>
 struct Exp2Constants<double> {
-  static constexpr double round = 0x1.8p52, low = -1075.0, high = 1025.0;
+  static constexpr double round = 0x1.8p52, low = -1075.0, high = 1025.0, tiny = -900.0;
   static constexpr int bias = 1023, mantissa = 52;
 };
 
 /// The generic twin: 2^n in two halves, so that neither overflows and a subnormal result is rounded only
 /// once.
-template <class Acc>
+template <class Acc, bool DropTiny = false>
 GQA_INLINE Vec<Acc> exp2_generic(Vec<Acc> x) {
   using C = Exp2Constants<Acc>;
   using Int = typename VecOf<Acc>::Int;
   // Comparisons are written so that a NaN, for which every one fails, passes. A product that underflows costs
   // a hundred cycles, and masked scores are all -inf: what is 0 anyway is computed as 2^0 and cleared.
-  const auto nothing = x < C::low;
+  const auto nothing = x < (DropTiny ? C::tiny : C::low);
   x = nothing ? Vec<Acc>{} : x;
   x = x > C::high ? splat<Acc>(C::high) : x;
   const Vec<Acc> shifted = x + C::round;
@@ -64,26 +65,28 @@ GQA_INLINE Vec<Acc> exp2_generic(Vec<Acc> x) {
   return nothing ? Vec<Acc>{} : result;
 }
 
-template <class Acc>
+/// With DropTiny, 0 below 2^tiny.
+template <class Acc, bool DropTiny = false>
 GQA_INLINE Vec<Acc> exp2_vec(Vec<Acc> x) {
 #if GQA_SIMD_LEVEL >= 2
   // scalef rounds once and overflows to infinity by itself; its zeroing mask spares lanes that are 0 anyway
   // the hundred cycles of an underflow. min(high, x) is x, and "not less than" true, where x is NaN.
   using C = Exp2Constants<Acc>;
+  constexpr Acc low = DropTiny ? C::tiny : C::low;
   if constexpr (std::is_same_v<Acc, float>) {
     const __m512 v = _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(C::high), bits_as<__m512>(x));
-    const __mmask16 something = _mm512_cmp_ps_mask(v, _mm512_set1_ps(C::low), _CMP_NLT_UQ);
+    const __mmask16 something = _mm512_cmp_ps_mask(v, _mm512_set1_ps(low), _CMP_NLT_UQ);
     const __m512 whole = _mm512_maskz_roundscale_ps(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const F32 p = exp2_fraction(bits_as<F32>(v) - bits_as<F32>(whole));
     return bits_as<F32>(_mm512_maskz_scalef_ps(something, bits_as<__m512>(p), whole));
   } else {
     const __m512d v = _mm512_maskz_min_pd(0xff, _mm512_set1_pd(C::high), bits_as<__m512d>(x));
-    const __mmask8 something = _mm512_cmp_pd_mask(v, _mm512_set1_pd(C::low), _CMP_NLT_UQ);
+    const __mmask8 something = _mm512_cmp_pd_mask(v, _mm512_set1_pd(low), _CMP_NLT_UQ);
     const __m512d whole = _mm512_maskz_roundscale_pd(0xff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const F64 p = exp2_fraction(bits_as<F64>(v) - bits_as<F64>(whole));
     return bits_as<F64>(_mm512_maskz_scalef_pd(something, bits_as<__m512d>(p), whole));
   }
 #else
-  return exp2_generic<Acc>(x);
+  return exp2_generic<Acc, DropTiny>(x);
 #endif
 }

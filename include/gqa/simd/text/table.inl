@@ -34,7 +34,8 @@ constexpr Kernels<T> kernels_table() {
 
 template <class Acc>
 constexpr RowKernels<Acc> row_table() {
-  return {&softmax<Acc>, &merge<Acc>, &exp2_array<Acc>, &tanh_array<Acc>};
+  return {&softmax<Acc>,      &merge<Acc>,   &exp2_array<Acc>,           &scale_row<Acc>,
+          &soft_cap_row<Acc>, &add_row<Acc>, &subtract_distance_row<Acc>};
 }
 
 template <class T>
