@@ -68,6 +68,7 @@ TYPED_TEST(RaggedCall, ListOfCachesIsPackedTensors) {
   const Sizes sizes{0, 0, 6, 2, 24, 20};
   RaggedCase<TypeParam> c(mixed, sizes, 200);
   std::vector<KVCache<TypeParam>> caches;
+  caches.reserve(c.each.size());  // views refer to their caches
   std::vector<typename KVCache<TypeParam>::View> views;
   for (const auto& one : c.each) {
     caches.push_back(test::cache_of(one));
