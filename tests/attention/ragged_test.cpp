@@ -117,7 +117,7 @@ TEST(RaggedBatch, NoSequenceReadsItsNeighbours) {
               ragged(TensorView<const float>(v.data(), 290, 2, 8), c.kv_offsets), out, causal(), lse,
               AttentionOptions{});
   });
-  for (std::size_t seq : {0, 2})
+  for (std::size_t seq : {0u, 2u})
     EXPECT_TRUE(test::same(c.of(result, seq), c.of(alone, seq))) << "sequence " << seq;
   for (float x : c.of(result, 1).out) EXPECT_TRUE(std::isnan(x));
 }

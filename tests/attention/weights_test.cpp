@@ -142,7 +142,7 @@ TEST(WeightsCall, ScoresSinksMasksByHeadAndHeadMaps) {
 
 TEST(WeightsCall, OfOneSequenceOfMany) {
   test::RaggedCase<float> c({{1, 30}, {0, 5}, {4, 90}, {2, 0}}, Sizes{0, 0, 4, 2, 8}, 7);
-  for (std::size_t seq : {0, 2}) {
+  for (std::size_t seq : {0u, 2u}) {
     auto& one = c.each[seq];
     std::vector<Index> tokens;
     for (Index t = 0; t < one.sizes.num_q_tokens; ++t) tokens.push_back(t);

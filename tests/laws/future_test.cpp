@@ -93,7 +93,7 @@ TYPED_TEST(Unseen, RowsAreIndependentOfWhatIsLeftOfTheirWindow) {
        {sliding_window(1), sliding_window(2), sliding_window(65), window(3, 5), window(100, 0)}) {
     const auto clean = this->both(c, {.mask = mask});
     for (Index last : {100, 511, 512, 540, 605, 608, 640, 641, 655}) {  // tokens before it are poisoned
-      for (std::size_t which : {0, 1, 5}) {
+      for (std::size_t which : {0u, 1u, 5u}) {
         AttentionCase<TypeParam> left = c;
         this->poison(left, 0, last, which);
         for (const auto& result : {test::run(left, {.mask = mask}), test::run_cached(left, {.mask = mask})}) {
