@@ -190,8 +190,7 @@ TEST(MakeOutput, HasTheRankAndLayoutOfQ) {
   expect(of_b, B);
   expect(of_c, 1);
   expect(of_d, B);
-  EXPECT_THROW((detail::make_output<float>(a, std::numeric_limits<Index>::max() / 4)),
-               std::length_error);
+  EXPECT_THROW((detail::make_output<float>(a, std::numeric_limits<Index>::max() / 4)), std::length_error);
 }
 
 TEST(ScalarNames, OneEach) {

@@ -54,6 +54,7 @@ TEST(Supports, EachSetIncludesThoseBeforeIt) {
 }
 
 TEST(Supports, AgreesWithTheKernelsListOfFlags) {
+  if (!GQA_X86) GTEST_SKIP() << "under emulation the list is the host's";
   std::ifstream file("/proc/cpuinfo");
   std::string line;
   while (std::getline(file, line) && line.rfind("flags", 0) != 0) {

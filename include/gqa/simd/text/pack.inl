@@ -34,7 +34,7 @@ GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Element* tile
 #pragma GCC unroll 16
       for (Index t = 0; t < L; ++t) store_vec(block[t], j + t < keys ? load(j + t, d, dims) : Vec<Element>{});
       for (Index i = 0; i < dims; ++i) {
-        Vec<Element> v;
+        Vec<Element> v{};
 #pragma GCC unroll 16
         for (Index t = 0; t < L; ++t) v[t] = block[t][i];
         Element* to = tile + (d + i) * tile_keys + j;
