@@ -290,7 +290,8 @@ TEST(CascadeCall, LevelsThatDoNotNest) {
             "levels[2]: node 0 joins sequences that the level before keeps apart");
   EXPECT_EQ(refused({{{4}, {0, 1, 3}}, three}),
             "levels[0]: offsets are 3, expected 2, one more than its view has sequences");
-  EXPECT_NE(refused({{{4}, {0, 2}}, three}).find("offsets end at 2, expected the 3"), std::string::npos);
+  EXPECT_EQ(refused({{{4}, {0, 2}}, three}),
+            "levels[0]: offsets end at 2, expected the 3 sequences of the batch");
   EXPECT_NE(refused({{{4}, {1, 3}}, three}).find("offsets begin at 1, expected 0"), std::string::npos);
   EXPECT_NE(refused({{{4, 4, 4}, {0, 2, 1, 3}}, three}).find("offsets[2] is 1, expected at least the 2"),
             std::string::npos);
@@ -311,6 +312,28 @@ TEST(CascadeCall, ArgumentsThatDoNotFit) {
               });
             }),
             "levels[1]: sizes differ from those of levels[0]");
+}
+
+TEST(CascadeCall, MaskTensorsThatDoNotFit) {
+  // 600 keys are shared, which takes the mask's coverage of them all before any is read.
+  Tree<float> tree({{{600}, {0, 3}}, {{4, 4, 4}, {0, 1, 2, 3}}}, {1, 1, 1}, heads, 1);
+  Threads threads(1);
+  const auto refused = [&](Index batch, Index keys) {
+    const std::unique_ptr<bool[]> all(new bool[static_cast<std::size_t>(batch * keys)]);
+    std::fill_n(all.get(), batch * keys, true);
+    const auto mask = tensor_mask(ScoreTensor<bool>(all.get(), {batch, 1, 1, keys}));
+    return message_of([&] { tree.attend(threads, mask); });
+  };
+  EXPECT_EQ(refused(3, 604), "nothing thrown");
+  EXPECT_EQ(refused(1, 604), "nothing thrown");
+  EXPECT_NE(refused(2, 604).find("mask tensor"), std::string::npos);
+  EXPECT_NE(refused(3, 300).find("mask tensor"), std::string::npos);
+}
+
+TEST(CascadeCall, OfNoSequences) {
+  Tree<float> tree({{{600}, {0, 0}}, {{4}, {0, 0}}}, {}, heads, 1);
+  Threads threads(1);
+  EXPECT_EQ(message_of([&] { tree.attend(threads, causal()); }), "nothing thrown");
 }
 
 }  // namespace

@@ -155,10 +155,10 @@ TEST(WeightsCall, OfOneSequenceOfMany) {
   const auto refused = [&](const WeightRows& rows) {
     return message_of([&] { attention_weights<float>(c.q(), c.k(), c.v(), rows, causal()); });
   };
-  EXPECT_EQ(refused({4, {}, {}}), "rows: seq is 4, expected less than 4");
-  EXPECT_EQ(refused({1, {0}, {}}), "rows: token is 0, expected less than 0");
-  EXPECT_EQ(refused({2, {3, 4}, {}}), "rows: token is 4, expected less than 4");
-  EXPECT_EQ(refused({2, {}, {0, 4}}), "rows: q_head is 4, expected less than 4");
+  EXPECT_EQ(refused({4, {}, {}}), "rows: seq is 4, expected at least 0 and less than 4");
+  EXPECT_EQ(refused({1, {0}, {}}), "rows: token is 0, expected at least 0 and less than 0");
+  EXPECT_EQ(refused({2, {3, 4}, {}}), "rows: token is 4, expected at least 0 and less than 4");
+  EXPECT_EQ(refused({2, {}, {0, 4}}), "rows: q_head is 4, expected at least 0 and less than 4");
   for (const WeightRows& rows : {WeightRows{-1, {}, {}}, WeightRows{2, {-1}, {}}, WeightRows{2, {}, {-1}}})
     EXPECT_NE(refused(rows).find("-1, expected"), std::string::npos);
 }
@@ -191,6 +191,9 @@ TEST(WeightsCall, NaNOfAScoreStaysInItsRow) {
   for (Index t = 0; t < 4; ++t)
     for (Index h = 0; h < 2; ++h)
       for (Index j = 0; j < 70; ++j) EXPECT_EQ(std::isnan(weights(t, h, j)), t == 2 && h == 1);
+  const auto windowed =
+      attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, score, sliding_window(66));
+  for (Index j = 0; j < 70; ++j) EXPECT_EQ(std::isnan(windowed(2, 1, j)), j >= 3 && j <= 68) << j;
 }
 
 }  // namespace

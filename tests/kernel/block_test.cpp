@@ -11,11 +11,11 @@
 namespace gqa {
 namespace {
 
-using detail::BlockMask;
 using detail::for_row_runs;
 using detail::GroupMask;
 using detail::HeadTable;
 using detail::RowRun;
+using detail::SeenKeys;
 
 constexpr Index group = 3;
 const HeadTable heads{2 * group, 2, group};
@@ -26,7 +26,7 @@ void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Rang
   const GroupMask<M> of_group(mask, heads, 0, kv_head, 0);
   std::vector<std::uint64_t> words(static_cast<std::size_t>(q.size() * group * chunk_tiles),
                                    0x5555555555555555u);
-  BlockMask seen;
+  SeenKeys seen;
   seen.words = words.data();
   seen.look(of_group, q, group, chunk_begin, retained);
 
@@ -108,19 +108,19 @@ void expect_exact(const M& mask) {
   }
 }
 
-TEST(BlockMask, Bands) {
+TEST(SeenKeys, Bands) {
   expect_exact(no_mask());
   expect_exact(causal());
   expect_exact(sliding_window(70));
   expect_exact(window(10, 100));
 }
 
-TEST(BlockMask, Functions) {
+TEST(SeenKeys, Functions) {
   expect_exact(mask_fn([](Index q, Index k) { return (q * 7 + k * 3) % 5 == 0; }));
   expect_exact(causal() & mask_fn([](Index q, Index k) { return (q ^ k) % 3 != 0; }));
 }
 
-TEST(BlockMask, HeadsThatSeeDifferentKeys) {
+TEST(SeenKeys, HeadsThatSeeDifferentKeys) {
   expect_exact(per_head([](Index h) { return sliding_window(30 * h + 1); }));
   expect_exact(per_head({causal(), no_mask(), sliding_window(5), causal(), causal(), causal()}));
 }

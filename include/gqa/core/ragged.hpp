@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "gqa/core/tensor.hpp"
 
@@ -21,7 +22,9 @@ struct Ragged {
 
 namespace detail {
 
-inline void check_offsets(const char* name, std::span<const Index> offsets, Index tokens) {
+/// `count` things, called `of`, lie between the offsets.
+inline void check_offsets(const std::string& name, std::span<const Index> offsets, Index count,
+                          const char* of) {
   GQA_CHECK(!offsets.empty(), std::invalid_argument,
             name << ": no offsets, expected one more than sequences");
   GQA_CHECK(offsets.front() == 0, std::invalid_argument,
@@ -30,9 +33,8 @@ inline void check_offsets(const char* name, std::span<const Index> offsets, Inde
     GQA_CHECK(offsets[i] >= offsets[i - 1], std::invalid_argument,
               name << ": offsets[" << i << "] is " << offsets[i] << ", expected at least the "
                    << offsets[i - 1] << " before it");
-  GQA_CHECK(offsets.back() == tokens, std::invalid_argument,
-            name << ": offsets end at " << offsets.back() << ", expected the " << tokens
-                 << " tokens of the tensor");
+  GQA_CHECK(offsets.back() == count, std::invalid_argument,
+            name << ": offsets end at " << offsets.back() << ", expected the " << count << " " << of);
 }
 
 }  // namespace detail
@@ -43,7 +45,7 @@ template <TensorLike X>
 auto ragged(X&& packed, std::span<const Index> offsets) {
   const auto view = as_view(packed);
   GQA_CHECK(view.batch == 1, std::invalid_argument, "ragged: batch is " << view.batch << ", expected 1");
-  detail::check_offsets("ragged", offsets, view.tokens);
+  detail::check_offsets("ragged", offsets, view.tokens, "tokens of the tensor");
   return Ragged<typename std::remove_cvref_t<decltype(view)>::value_type>{view, offsets};
 }
 

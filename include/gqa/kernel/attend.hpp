@@ -74,8 +74,8 @@ Index call_bytes(const Call& call, Index num_threads) {
   if (plan.items.empty()) return 0;
   Arena measure;
   CallMemory<Call>(measure, call, product_kernels(call), sizes, plan);
-  return measure.used() +
-         static_cast<Index>(plan.items.size() * sizeof(WorkItem) + plan.splits.size() * sizeof(Split));
+  return measure.used() + static_cast<Index>(plan.items.capacity() * sizeof(WorkItem) +
+                                             plan.splits.capacity() * sizeof(Split));
 }
 
 /// Runs a call: `executor` gets one task a worker, and the workers share the items out among themselves.

@@ -65,7 +65,7 @@ class GroupMask {
 /// The queries of a block against one chunk: what is seen of each tile, and one 64-bit word a mask row and
 /// tile where that is not everything. A mask row is one query position, or one query row where heads see
 /// different keys.
-struct BlockMask {
+struct SeenKeys {
   Coverage tiles[chunk_tiles];
   Index first_tile = 0;  // of those not ruled out
   Index last_tile = -1;
@@ -130,7 +130,7 @@ inline std::uint64_t piece_bits(std::uint64_t word, Index offset, Index size) {
 /// Calls `f(RowRun)` for runs of mask rows that see some of a piece, of about `rows_wanted` query rows each:
 /// on a causal diagonal, each run stops at its own last key.
 template <class F>
-void for_row_runs(const BlockMask& mask, Index tile, Index offset, Index size, Index rows_wanted, F&& f) {
+void for_row_runs(const SeenKeys& mask, Index tile, Index offset, Index size, Index rows_wanted, F&& f) {
   const Index step = std::max<Index>(1, rows_wanted / mask.rows_per_mask);
   for (Index begin = 0; begin < mask.num_masks; begin += step) {
     const Index end = std::min(begin + step, mask.num_masks);

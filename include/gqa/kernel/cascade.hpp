@@ -54,7 +54,7 @@ std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index
   GQA_CHECK(static_cast<Index>(level.offsets.size()) == level.num_nodes() + 1, std::invalid_argument,
             "levels[" << index << "]: offsets are " << level.offsets.size() << ", expected "
                       << level.num_nodes() + 1 << ", one more than its view has sequences");
-  check_offsets("levels", level.offsets, num_seqs);
+  check_offsets("levels[" + std::to_string(index) + "]", level.offsets, num_seqs, "sequences of the batch");
   std::vector<Index> node_of(static_cast<std::size_t>(num_seqs));
   for (Index node = 0; node < level.num_nodes(); ++node) {
     const Range members = level.members(node);
@@ -124,6 +124,17 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       begin[l + 1][seq] = begin[l][seq] + kv.retained(node_of[l][seq]).end;
   }
 
+  // Before anything is asked of them: a mask with a table would look past its end.
+  for (Index seq = 0; seq < num_seqs; ++seq) {
+    const Index total = begin.back()[static_cast<std::size_t>(seq)];
+    const AttentionExtent extent{
+        num_seqs, heads.num_q_heads, {total - queries.tokens(seq), total}, {0, total}};
+    check_mask(mask, extent);
+    if constexpr (requires { score.check(extent); }) score.check(extent);
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) sinks.check(extent);
+  }
+  if (num_seqs == 0) return;
+
   const Index num_rows = queries.q.tokens * heads.num_q_heads,
               stride = round_up(first.value_dim(), simd::padding);
   const Index state_bytes = checked_mul(checked_mul(num_rows, stride + 2, "cascade"), sizeof(Acc), "cascade");
@@ -174,7 +185,6 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
           call{view, member_queries, num_seqs, heads, mask, score, scale};
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
       call.carried = carried;
-      for (Index seq = 0; seq < num_seqs; ++seq) check_extent(call, seq);
       detail::attend(runner, call, workspace);
     }
   }

@@ -24,7 +24,7 @@ inline std::vector<Index> chosen(const std::vector<Index>& wanted, Index count, 
   std::vector<Index> result = wanted;
   for (Index i : wanted)
     GQA_CHECK(i >= 0 && i < count, std::invalid_argument,
-              name << " is " << i << ", expected less than " << count);
+              name << " is " << i << ", expected at least 0 and less than " << count);
   for (Index i = 0; wanted.empty() && i < count; ++i) result.push_back(i);
   return result;
 }
@@ -80,7 +80,9 @@ void weights_row(const Call& call, Chunk<typename Call::T>& chunk,
   if (max == -std::numeric_limits<double>::infinity()) max = 0;
   double sum = std::exp(sink - max);
   for (double& s : row) sum += s = std::exp(s - max);
-  for (std::size_t j = 0; j < row.size() && sum != 0; ++j) weights[j] = static_cast<W>(row[j] / sum);
+  // A sum of NaN makes NaN of what is seen alone.
+  for (std::size_t j = 0; j < row.size(); ++j)
+    if (row[j] != 0) weights[j] = static_cast<W>(row[j] / sum);
 }
 
 }  // namespace detail

@@ -174,7 +174,7 @@ class Worker {
   template <class GroupMaskType>
   bool attend_block(const GroupMaskType& mask, const WorkItem& item, Range q, Index first_row, Index group,
                     Range retained, RowState<Acc> target, bool fresh) {
-    BlockMask& seen = seen_;
+    SeenKeys& seen = seen_;
     seen.words = words_;
     seen.look(mask, q, group, chunk_.begin(), retained);
     if (seen.last_tile < 0) return false;
@@ -198,7 +198,7 @@ class Worker {
   }
 
   /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
-  void score_products(const BlockMask& seen, Index first_row, Index rows) {
+  void score_products(const SeenKeys& seen, Index first_row, Index rows) {
     for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
       const Index tile = piece->column / tile_keys;
       const auto multiply = [&](Index row, Index count, Range columns) {
@@ -217,7 +217,7 @@ class Worker {
 
   /// The keys from `piece` on that are seen in full and whose values stand one after another, up to
   /// `value_run_keys`: one product over them loads and stores its sums once.
-  Index adjoining_keys(const BlockMask& seen, const Piece<T>* piece, Index rows) const {
+  Index adjoining_keys(const SeenKeys& seen, const Piece<T>* piece, Index rows) const {
     const Operand& v = piece->v;
     const Index run_keys = streams(rows) ? tile_keys : value_run_keys;
     Index keys = piece->size;
@@ -233,7 +233,7 @@ class Worker {
 
   /// o = P V. Weights of 0 multiply nothing but finite values: a masked NaN must not reach a row that cannot
   /// see it.
-  void value_products(const BlockMask& seen, Index rows, Index first_column, Acc* o) {
+  void value_products(const SeenKeys& seen, Index rows, Index first_column, Acc* o) {
     bool accumulate = false;
     for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
       const Index tile = piece->column / tile_keys, offset = piece->column % tile_keys,
@@ -275,7 +275,7 @@ class Worker {
   }
 
   /// scale -> soft-cap -> bias, on the scores that are seen and no others.
-  void modify_scores(const BlockMask& seen, const WorkItem& item, Range q, Index group, Acc scale) {
+  void modify_scores(const SeenKeys& seen, const WorkItem& item, Range q, Index group, Acc scale) {
     const Index rows = q.size() * group, shift = call_.queries(item.seq).position_shift;
     for (Index row = 0; row < rows; ++row) {
       Acc* scores = scores_ + row * score_stride;
@@ -358,7 +358,7 @@ class Worker {
   bool* touched_;  // a block of an item: whether its rows have seen a chunk
   RowState<Acc> total_, block_;
   Chunk<T> chunk_;
-  BlockMask seen_;
+  SeenKeys seen_;
 };
 
 }  // namespace gqa::detail
