@@ -3,85 +3,28 @@
 // for bit where the levels end at multiples of a chunk, within the error bound elsewhere.
 #include <gtest/gtest.h>
 
-#include "attention/ragged_case.hpp"
-#include "gqa/attention.hpp"
+#include "attention/cascade_case.hpp"
 
 namespace gqa {
 namespace {
 
+using test::CascadeCase;
 using test::How;
+using test::LevelOf;
 using test::message_of;
-using test::Result;
+using test::own;
 using test::Sizes;
+using test::tails;
 using test::Threads;
 
-/// The lengths of the nodes of a level, and the sequences that read each.
-struct LevelOf {
-  std::vector<Index> lengths;
-  std::vector<Index> offsets;
-};
-
-/// Random nodes, the levels made of them, and each sequence's concatenation of what it reads.
-template <Scalar T>
-struct Tree {
-  using View = typename KVCache<T>::View;
-
-  Tree(const std::vector<LevelOf>& shape, const std::vector<Index>& queries, const Sizes& s,
-       std::uint64_t seed)
-      : unshared({}, s, 0) {
-    const std::size_t num_seqs = queries.size();
-    std::vector<std::vector<T>> k(num_seqs), v(num_seqs);
-    for (const LevelOf& level : shape) {
-      std::vector<View> views;
-      for (std::size_t node = 0; node < level.lengths.size(); ++node) {
-        const Index n = level.lengths[node];
-        test::AttentionCase<T> part(Sizes{0, n, s.num_q_heads, s.num_kv_heads, s.head_dim, s.value_dim},
-                                    seed++);
-        caches.push_back(std::make_unique<KVCache<T>>(test::cache_of(part)));
-        views.push_back(caches.back()->layer(0));
-        for (Index i = level.offsets[node]; i < level.offsets[node + 1]; ++i) {
-          const auto seq = static_cast<std::size_t>(i);
-          k[seq].insert(k[seq].end(), part.k.begin(), part.k.end());
-          v[seq].insert(v[seq].end(), part.v.begin(), part.v.end());
-        }
-      }
-      levels.push_back({KVList<View>(views), level.offsets});
-    }
-    std::vector<test::Lengths> lengths;
-    for (std::size_t i = 0; i < num_seqs; ++i)
-      lengths.push_back({queries[i], static_cast<Index>(k[i].size()) / (s.num_kv_heads * s.head_dim)});
-    unshared = test::RaggedCase<T>(lengths, s, seed);
-    for (std::size_t i = 0; i < num_seqs; ++i) {
-      unshared.each[i].k = k[i];
-      unshared.each[i].v = v[i];
-    }
-  }
-
-  template <class... X>
-  Result<T> attend(Threads& threads, const X&... extras) const {
-    return unshared.result_of([&](auto out, auto lse) {
-      cascade_attention(threads, unshared.q(), levels, out, lse, options, extras...);
-    });
-  }
-
-  std::vector<std::unique_ptr<KVCache<T>>> caches;
-  std::vector<CascadeLevel<KVList<View>>> levels;
-  test::RaggedCase<T> unshared;
-  AttentionOptions options = {};
-};
-
-const Sizes heads{0, 0, 6, 2, 24, 20};
-
-// Five sequences: decoding, a chunk of a prefill, one without queries, one that is all its own.
-const std::vector<Index> queries{1, 30, 0, 1, 5};
-LevelOf own(std::vector<Index> lengths) { return {std::move(lengths), {0, 1, 2, 3, 4, 5}}; }
-const LevelOf tails = own({1, 300, 7, 600, 70});
+const Sizes& heads = test::cascade_heads;
+const std::vector<Index>& queries = test::cascade_queries;
 
 template <class T>
 class Cascade : public ::testing::Test {
  protected:
   /// The same bits as unshared, or close to the oracle.
-  static void expect_is(Tree<T>& tree, const Window& mask, bool bits) {
+  static void expect_is(CascadeCase<T>& tree, const Window& mask, bool bits) {
     const auto alone = tree.unshared.one_by_one({.mask = mask});
     for (int n : {1, 3}) {
       Threads threads(n);
@@ -99,13 +42,12 @@ class Cascade : public ::testing::Test {
   }
 };
 
-using Scalars = ::testing::Types<float, half, bfloat16>;
-TYPED_TEST_SUITE(Cascade, Scalars, test::ScalarNames);
+TYPED_TEST_SUITE(Cascade, test::AllScalars, test::ScalarNames);
 
 TYPED_TEST(Cascade, OfTwoLevels) {
   for (Index prefix : {512, 1024, 700, 3, 0}) {
     SCOPED_TRACE(prefix);
-    Tree<TypeParam> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
+    CascadeCase<TypeParam> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
     this->expect_is(tree, causal(), prefix % chunk_keys == 0);
   }
 }
@@ -116,35 +58,35 @@ TYPED_TEST(Cascade, OfThreeLevels) {
   for (const auto& [prefix, middle, bits] :
        {std::tuple{Index{512}, documents, true}, {Index{512}, odd, false}, {Index{65}, documents, false}}) {
     SCOPED_TRACE(prefix);
-    Tree<TypeParam> tree({{{prefix}, {0, 5}}, middle, tails}, queries, heads, 20);
+    CascadeCase<TypeParam> tree({{{prefix}, {0, 5}}, middle, tails}, queries, heads, 20);
     this->expect_is(tree, causal(), bits);
   }
 }
 
 TYPED_TEST(Cascade, OfSeveralPrefixes) {
-  Tree<TypeParam> tree({{{512, 1024}, {0, 2, 5}}, tails}, queries, heads, 40);
+  CascadeCase<TypeParam> tree({{{512, 1024}, {0, 2, 5}}, tails}, queries, heads, 40);
   this->expect_is(tree, causal(), true);
 }
 
 TYPED_TEST(Cascade, WindowsThatNotAllQueriesSeeWhole) {
   for (Index W : {1, 100, 700, 2000}) {
     SCOPED_TRACE(W);
-    Tree<TypeParam> tree({{{512}, {0, 5}}, tails}, queries, heads, 60);
+    CascadeCase<TypeParam> tree({{{512}, {0, 5}}, tails}, queries, heads, 60);
     this->expect_is(tree, sliding_window(W), true);
-    Tree<TypeParam> odd({{{333}, {0, 5}}, tails}, queries, heads, 61);
+    CascadeCase<TypeParam> odd({{{333}, {0, 5}}, tails}, queries, heads, 61);
     this->expect_is(odd, sliding_window(W), false);
   }
 }
 
 TYPED_TEST(Cascade, OwnPartsThatAreEmptyOrShorterThanTheirQueries) {
   // Queries of the second and the last sequence then sit inside the prefix, which they see in part.
-  Tree<TypeParam> tree({{{512}, {0, 5}}, own({0, 4, 0, 0, 0})}, queries, heads, 80);
+  CascadeCase<TypeParam> tree({{{512}, {0, 5}}, own({0, 4, 0, 0, 0})}, queries, heads, 80);
   this->expect_is(tree, causal(), true);
   this->expect_is(tree, no_mask(), true);
 }
 
 TYPED_TEST(Cascade, OfOneLevelIsARaggedCall) {
-  Tree<TypeParam> tree({tails}, queries, heads, 90);
+  CascadeCase<TypeParam> tree({tails}, queries, heads, 90);
   this->expect_is(tree, causal(), true);
 }
 
@@ -180,61 +122,8 @@ TEST(CascadeCall, SharedLevelsAreReadOnce) {
   EXPECT_EQ(reads({0, 5}, sliding_window(1000)), 5 * reads({0, 1}, sliding_window(1000)));
 }
 
-TEST(CascadeCall, ScoresAndSinks) {
-  const std::vector<double> sinks{1, 2, -1, 0.5, 3, -4};
-  // Of absolute positions: a level's own would give another score.
-  const auto modify = [](double s, Index h, Index q, Index kv) {
-    return 2 * std::tanh(s / 2) + 0.1 * static_cast<double>(h) + 0.3 * static_cast<double>((q + 2 * kv) % 7);
-  };
-  const AnyScoreMod score(modify);
-  for (Index prefix : {512, 100}) {
-    Tree<float> tree({{{prefix}, {0, 5}}, tails}, queries, heads, 1);
-    Threads threads(2);
-    const auto both = tree.attend(threads, causal(), score, SinkLogits(sinks));
-    for (std::size_t seq = 0; seq < queries.size(); ++seq) {
-      auto& c = tree.unshared.each[seq];
-      auto problem = test::problem_of(c, {.mask = causal()});
-      problem.sink_logits = sinks;
-      problem.modify = modify;
-      EXPECT_TRUE(test::within_bound(tree.unshared.of(both, seq), problem, reference::attention(problem),
-                                     test::naive_attention<float>(problem)))
-          << "prefix " << prefix << ", sequence " << seq;
-    }
-    // Sinks alone leave the prefix shared; they count once.
-    const auto only_sinks = tree.attend(threads, causal(), SinkLogits(sinks));
-    for (std::size_t seq = 0; seq < queries.size(); ++seq) {
-      auto problem = test::problem_of(tree.unshared.each[seq], {.mask = causal()});
-      problem.sink_logits = sinks;
-      EXPECT_TRUE(test::within_bound(tree.unshared.of(only_sinks, seq), problem,
-                                     reference::attention(problem), test::naive_attention<float>(problem)))
-          << "sinks, prefix " << prefix << ", sequence " << seq;
-    }
-  }
-}
-
-TEST(CascadeCall, MasksByHead) {
-  Tree<float> tree({{{512}, {0, 5}}, tails}, queries, heads, 1);
-  // The first head sees all of the prefix, which says nothing about the others.
-  std::vector<AnyMask> list;
-  for (Index h = 0; h < 6; ++h)
-    list.push_back(h % 3 == 0   ? AnyMask(causal())
-                   : h % 3 == 1 ? AnyMask(causal() & chunked(90))
-                                : sliding_window(100));
-  Threads threads(2);
-  const auto result = tree.attend(threads, per_head(list));
-  for (std::size_t seq = 0; seq < queries.size(); ++seq) {
-    auto problem = tree.unshared.each[seq].problem();
-    problem.visible = [](Index h, Index q, Index kv) {
-      return kv <= q && (h % 3 == 0 || (h % 3 == 1 ? q / 90 == kv / 90 : q - kv < 100));
-    };
-    EXPECT_TRUE(test::within_bound(tree.unshared.of(result, seq), problem, reference::attention(problem),
-                                   test::naive_attention<float>(problem)))
-        << "sequence " << seq;
-  }
-}
-
 TEST(CascadeCall, NaNOfAScoreFunctionStaysInItsRow) {
-  Tree<float> tree({{{100}, {0, 2}}, {{50, 60}, {0, 1, 2}}}, {1, 1}, heads, 1);
+  CascadeCase<float> tree({{{100}, {0, 2}}, {{50, 60}, {0, 1, 2}}}, {1, 1}, heads, 1);
   // The query of the first sequence sits at 149, that of the second at 159.
   const AnyScoreMod score([](double s, Index h, Index q, Index kv) {
     return h == 1 && q == 159 && kv == 130 ? std::numeric_limits<double>::quiet_NaN() : s;
@@ -247,7 +136,7 @@ TEST(CascadeCall, NaNOfAScoreFunctionStaysInItsRow) {
 }
 
 TEST(CascadeCall, NothingToSee) {
-  Tree<float> tree({{{0}, {0, 5}}, own({0, 0, 0, 0, 0})}, queries, heads, 1);
+  CascadeCase<float> tree({{{0}, {0, 5}}, own({0, 0, 0, 0, 0})}, queries, heads, 1);
   Threads threads(2);
   const auto result = tree.attend(threads, causal());
   EXPECT_EQ(result.out, std::vector<float>(result.out.size(), 0.0f));
@@ -299,12 +188,12 @@ TEST(CascadeCall, LevelsThatDoNotNest) {
 }
 
 TEST(CascadeCall, ArgumentsThatDoNotFit) {
-  Tree<float> tree({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, heads, 1);
+  CascadeCase<float> tree({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, heads, 1);
   Threads threads(1);
   tree.options.q_offset = 3;
   EXPECT_EQ(message_of([&] { tree.attend(threads, causal()); }),
             "q_offset: given, expected none in a cascade");
-  const Tree<float> wide({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, Sizes{0, 0, 6, 2, 24, 8}, 1);
+  const CascadeCase<float> wide({{{4}, {0, 2}}, {{4, 4}, {0, 1, 2}}}, {1, 2}, Sizes{0, 0, 6, 2, 24, 8}, 1);
   const std::vector mixed{tree.levels[0], wide.levels[1]};
   EXPECT_EQ(message_of([&] {
               tree.unshared.result_of([&](auto out, auto lse) {
@@ -316,7 +205,7 @@ TEST(CascadeCall, ArgumentsThatDoNotFit) {
 
 TEST(CascadeCall, MaskTensorsThatDoNotFit) {
   // 600 keys are shared, which takes the mask's coverage of them all before any is read.
-  Tree<float> tree({{{600}, {0, 3}}, {{4, 4, 4}, {0, 1, 2, 3}}}, {1, 1, 1}, heads, 1);
+  CascadeCase<float> tree({{{600}, {0, 3}}, {{4, 4, 4}, {0, 1, 2, 3}}}, {1, 1, 1}, heads, 1);
   Threads threads(1);
   const auto refused = [&](Index batch, Index keys) {
     const std::unique_ptr<bool[]> all(new bool[static_cast<std::size_t>(batch * keys)]);
@@ -331,7 +220,7 @@ TEST(CascadeCall, MaskTensorsThatDoNotFit) {
 }
 
 TEST(CascadeCall, OfNoSequences) {
-  Tree<float> tree({{{600}, {0, 0}}, {{4}, {0, 0}}}, {}, heads, 1);
+  CascadeCase<float> tree({{{600}, {0, 0}}, {{4}, {0, 0}}}, {}, heads, 1);
   Threads threads(1);
   EXPECT_EQ(message_of([&] { tree.attend(threads, causal()); }), "nothing thrown");
 }

@@ -13,10 +13,9 @@ namespace gqa {
 class AnyScoreMod {
  public:
   template <class M>
-  requires(!std::same_as<M, AnyScoreMod> && ScoreModLike<M>)
-      AnyScoreMod(M mod)  // NOLINT: converts on purpose
+  requires(!std::same_as<M, AnyScoreMod> && ScoreModLike<M>) AnyScoreMod(M m)  // NOLINT: converts on purpose
       : mod_(std::make_shared<const Model<decltype(as_score_chain(std::declval<M>()))>>(
-            as_score_chain(std::move(mod)))) {}
+            as_score_chain(std::move(m)))) {}
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
