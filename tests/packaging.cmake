@@ -41,6 +41,8 @@ endforeach()
 
 add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+add_test(NAME readme/tables COMMAND ${python} readme/check_tables.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
+         ${compile_flags} -Wall -Wextra -Werror -Wno-unused-variable WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 
 # Parts of a program compiled with different flags: the linker keeps one copy of each inline function for all.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)

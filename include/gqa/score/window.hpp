@@ -40,8 +40,8 @@ constexpr Window causal() { return {-1, 0}; }
 constexpr Window window(Index left, Index right) { return {left, right}; }
 
 /// The last W keys up to the query, itself included: `q_pos - W < kv_pos <= q_pos` (as in Mistral). Causal by
-/// itself, and `window(W - 1, 0)`; FlashAttention's left window and ONNX Runtime's `local_window_size` leave
-/// the query out and are W - 1.
+/// itself, and `window(W - 1, 0)`; FlashAttention's left window leaves the query out and is W - 1, as ONNX
+/// Runtime's `local_window_size` was until September 2025, which is W since.
 /// Throws std::invalid_argument unless W >= 1.
 constexpr Window sliding_window(Index W) {
   GQA_CHECK(W >= 1, std::invalid_argument, "sliding_window: W is " << W << ", expected at least 1");

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Compile and run each line of code in the README's tables of masks, score functions and calls, and look for a line
+of each that include/gqa/score offers: check_tables.py REPOSITORY COMPILER FLAG..."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+# What a line may name.
+PRELUDE = """
+#include <gqa/gqa.hpp>
+#include <iostream>
+
+using namespace gqa;
+using View = KVCache<float>::View;
+
+constexpr Index n = 100, H = 8, G = 2, D = 16, layer = 5;
+Eigen::Tensor<float, 3, Eigen::RowMajor> q(n, H, D), k(n, G, D), v(n, G, D), out(n, H, D), bias(1, n, n);
+Eigen::Tensor<bool, 3, Eigen::RowMajor> allowed(1, n, n);
+const std::vector<Index> offsets{0, 40, n};
+const std::vector<int> ids(n, 3);
+const std::vector<Index> parents(n - 30, -1);
+const bool bitmap[] = {true, false, true, true};
+const std::vector<float> table(32 * H), weights(D, 1.0f), logits(H);
+Eigen::ThreadPool pool(2);
+
+KVCache<float> filled(Index tokens) {
+  KVCache<float> cache({.max_tokens = n, .num_kv_heads = G, .head_dim = D});
+  cache.append(TensorView<float>(k.data(), tokens, G, D), TensorView<float>(v.data(), tokens, G, D));
+  return cache;
+}
+"""
+MAIN = """
+int main() {
+  q.setRandom(), k.setRandom(), v.setRandom(), bias.setRandom(), allowed.setConstant(true);
+  const KVCache<float> a = filled(40), b = filled(60);
+  const KVList<View> system_prompt({a.layer(0)}), tails({a.layer(0), b.layer(0)});
+  const CascadeLevel<KVList<View>> shared{system_prompt, {0, 2}}, own{tails, {0, 1, 2}};
+  OnlineSoftmax<float> near(3, D), far(3, D);
+%s
+}
+"""
+
+# What these offer is for those who write masks and score functions, or helps another header.
+MACHINERY = {"bitmap", "compose", "extent", "interval_mask", "mask", "mask_concept", "score_chain", "score_mod",
+             "score_mod_concept", "score_tensor"}
+HELPERS = {"alibi_slopes", "as_mask"}
+
+
+def rows(readme, marker):
+    """The names and lines of code of the table after a marker."""
+    found = re.search(rf"^<!-- {marker} -->\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    if not found:
+        sys.exit(f"README.md has no table after <!-- {marker} -->")
+    table = []
+    for line in found.group(1).splitlines()[2:]:
+        cells = [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        code = re.fullmatch(r"`([^`]+)`", cells[1]) if len(cells) == 3 else None
+        if not code:
+            sys.exit(f"not three cells with one piece of code: {line}")
+        table.append((cells[0], code.group(1)))
+    return table
+
+
+def offered(header):
+    """The functions of a header that are documented for users, else its classes."""
+    text = header.read_text(encoding="utf-8")
+    text = re.sub(r"^namespace detail \{.*?^\}  // namespace detail", "", text, flags=re.M | re.S)
+    # Namespace members begin in the first column.
+    functions = set(re.findall(r"^(?!using|class|struct|requires|static|#)[a-zA-Z][\w:<> ,]*?\b(\w+)\(", text, re.M))
+    return functions or set(re.findall(r"^class (\w+)", text, re.M))
+
+
+def missing(headers, lines):
+    """What no line names."""
+    named = set(re.findall(r"\w+", " ".join(lines)))
+    for header in sorted(headers.glob("*.hpp")):
+        if header.stem not in MACHINERY:
+            for name in sorted(offered(header) - HELPERS - named):
+                yield f"{name} of score/{header.name} is in no table of README.md"
+
+
+def main(repository, compiler, *flags):
+    repository = pathlib.Path(repository)
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    tables = [row for marker in ("masks", "scores", "calls") for row in rows(readme, marker)]
+    problems = list(missing(repository / "include/gqa/score", [code for _, code in tables]))
+    if problems:
+        sys.exit("\n".join(problems))
+
+    statements = []
+    for name, code in tables:
+        call = code if code.endswith(";") else f"attention(q, k, v, {code});"
+        statements.append(f'#line 1 "README.md: {name}"\n  {{ {call} }}')
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = pathlib.Path(folder, "tables.cpp"), pathlib.Path(folder, "tables")
+        source.write_text(PRELUDE + MAIN % "\n".join(statements), encoding="utf-8")
+        # -O0: every line instantiates attention.
+        command = [compiler, *flags, "-O0", "-pthread", str(source), "-o", str(program)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        if built.returncode != 0:
+            sys.exit(f"failed:\n{built.stdout}{built.stderr}")
+        run = subprocess.run([program], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        sys.exit(f"failed:\n{run.stdout}{run.stderr}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
