@@ -156,7 +156,7 @@ inline std::vector<MaskCase> mask_cases(const CaseExtent& e) {
 
   return {{"no_mask", no_mask(), [](I, I, I, I) { return true; }},
           {"causal", causal(), [](I, I, I q, I kv) { return kv <= q; }},
-          {"sliding_window", sliding_window(65), [](I, I, I q, I kv) { return kv <= q && kv > q - 65; }},
+          {"sliding_window", sliding_window(101), [](I, I, I q, I kv) { return kv <= q && kv > q - 101; }},
           {"sliding_window of one", sliding_window(1), [](I, I, I q, I kv) { return kv == q; }},
           {"window", window(20, 9), [](I, I, I q, I kv) { return q - 20 <= kv && kv <= q + 9; }},
           {"window without a left end", window(-1, 3), [](I, I, I q, I kv) { return kv <= q + 3; }},

@@ -10,8 +10,8 @@
 namespace gqa::test {
 
 /// A prefill, a chunk of one, a token and a few of decode (one past a chunk of keys), more queries than keys,
-/// and nothing to see.
-inline const std::vector<Lengths> placed_lengths{{100, 100}, {40, 170}, {1, 530}, {3, 130}, {9, 3}, {2, 0}};
+/// and nothing to see. The chunk begins two keys before a tile of keys does.
+inline const std::vector<Lengths> placed_lengths{{100, 100}, {40, 166}, {1, 530}, {3, 130}, {9, 3}, {2, 0}};
 
 /// MHA, GQA and MQA.
 inline std::vector<Sizes> placed_heads() {
