@@ -1,73 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fstream>
-#include <gqa/attention.hpp>
-#include <limits>
 #include <vector>
 
-#include "subject.hpp"
-#include "verify.hpp"
+#include "attention_subject.hpp"
+#include "caches.hpp"
 
 namespace bench {
 namespace {
 
 template <class T>
-gqa::TensorView<const T> sequence(const Tensor<T>& x, Index b) {
-  const Index size = x.dimension(1) * x.dimension(2) * x.dimension(3);
-  return {x.data() + b * size, x.dimension(1), x.dimension(2), x.dimension(3)};
-}
+class Attention final : public AttentionSubject<T> {
+  using AttentionSubject<T>::shape_, AttentionSubject<T>::in_, AttentionSubject<T>::out_;
 
-/// One layer of several caches, a sequence each, as one KVView.
-template <class T>
-class BatchView {
- public:
-  using Scalar = T;
-  BatchView(const std::vector<gqa::KVCache<T>>& caches, Index layer) {
-    for (const auto& cache : caches) views_.push_back(cache.layer(layer));
-  }
-  Index num_seqs() const { return static_cast<Index>(views_.size()); }
-  Index num_kv_heads() const { return views_[0].num_kv_heads(); }
-  Index head_dim() const { return views_[0].head_dim(); }
-  Index value_dim() const { return views_[0].value_dim(); }
-  Index scratch_bytes() const { return 0; }
-  gqa::Range retained(Index seq) const { return of(seq).retained(0); }
-  gqa::KVTile<T> tile(Index seq, Index kv_head, gqa::Range want, void* scratch) const {
-    return of(seq).tile(0, kv_head, want, scratch);
-  }
-
- private:
-  const auto& of(Index seq) const { return views_[static_cast<std::size_t>(seq)]; }
-  std::vector<typename gqa::KVCache<T>::View> views_;
-};
-
-template <class T>
-class Attention final : public Subject {
  public:
   Attention(const Shape& shape, Index layers, Inputs<T> inputs)
-      : shape_(shape),
-        in_(std::move(inputs)),
-        out_(shape.sequences(), shape.queries(), shape.H, shape.D),
-        layers_(layers) {
+      : AttentionSubject<T>(shape, std::move(inputs), rules(shape)), layers_(layers) {
     if (shape.ctx == 0) return;
-    for (Index b = 0; b < shape.sequences(); ++b) {
-      gqa::KVCache<T>& cache = caches_.emplace_back(typename gqa::KVCache<T>::Config{
-          .max_tokens = shape.ctx, .num_layers = layers, .num_kv_heads = shape.G, .head_dim = shape.D});
-      const gqa::Span span = cache.extend(shape.ctx);
-      for (Index layer = 0; layer < layers; ++layer)
-        cache.write(layer, span, sequence(in_.k, b), sequence(in_.v, b));
-    }
+    for (Index b = 0; b < shape.sequences(); ++b)
+      caches_.push_back(cache_of<T>({{sequence(in_.k, b), sequence(in_.v, b)}}, layers));
   }
 
   void run(Eigen::ThreadPool* pool) override {
-    if (shape_.window == 0)
-      with_mask(pool, gqa::causal());
-    else
-      with_mask(pool, gqa::sliding_window(shape_.window));
-  }
-
-  std::string check(Eigen::ThreadPool* pool) override {
-    out_.setConstant(std::numeric_limits<T>::quiet_NaN());
-    run(pool);
-    return difference(shape_, in_, out_);
+    const Index W = shape_.window, layer = next_++ % layers_;
+    const gqa::Window mask = W == 0 ? gqa::causal() : gqa::sliding_window(W);
+    const gqa::AttentionOptions options{.workspace = &this->workspace_};
+    on_threads(pool, [&](auto&& executor) {
+      if (caches_.empty())
+        gqa::attention(executor, in_.q, in_.k, in_.v, out_, mask, options);
+      else if (caches_.size() == 1)
+        gqa::attention(executor, in_.q, caches_[0].layer(layer), out_, mask, options);
+      else
+        gqa::attention(executor, in_.q, layer_of(caches_, layer), out_, mask, options);
+    });
   }
 
   void save_output(const std::string& file) const override {
@@ -77,30 +41,11 @@ class Attention final : public Subject {
   }
 
  private:
-  template <class Mask>
-  void with_mask(Eigen::ThreadPool* pool, const Mask& mask) {
-    if (pool == nullptr)
-      attend(gqa::Serial{}, mask);
-    else
-      attend(*pool, mask);
+  static Rules rules(const Shape& shape) {
+    if (shape.window == 0) return {};
+    return {.visible = [W = shape.window](Index q, Index kv) { return kv <= q && kv > q - W; }};
   }
 
-  template <class Executor, class Mask>
-  void attend(Executor&& executor, const Mask& mask) {
-    const gqa::AttentionOptions options{.workspace = &workspace_};
-    const Index layer = next_++ % layers_;
-    if (caches_.empty())
-      gqa::attention(executor, in_.q, in_.k, in_.v, out_, mask, options);
-    else if (caches_.size() == 1)
-      gqa::attention(executor, in_.q, caches_[0].layer(layer), out_, mask, options);
-    else
-      gqa::attention(executor, in_.q, BatchView<T>(caches_, layer), out_, mask, options);
-  }
-
-  Shape shape_;
-  Inputs<T> in_;
-  Tensor<T> out_;
-  gqa::Workspace workspace_;
   std::vector<gqa::KVCache<T>> caches_;  ///< one a sequence; none: attention to the plain tensors
   Index layers_, next_ = 0;
 };

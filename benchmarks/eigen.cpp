@@ -4,11 +4,9 @@
 // products of them. The query heads of a group each do their own product, as the formula says.
 #include <Eigen/Dense>
 #include <cmath>
-#include <limits>
 #include <vector>
 
-#include "subject.hpp"
-#include "verify.hpp"
+#include "attention_subject.hpp"
 
 namespace bench {
 namespace {
@@ -17,10 +15,12 @@ template <class T>
 using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 template <class T>
-class EigenAttention final : public Subject {
+class EigenAttention final : public AttentionSubject<T> {
+  using AttentionSubject<T>::shape_, AttentionSubject<T>::in_, AttentionSubject<T>::out_;
+
  public:
-  EigenAttention(const Shape& shape, Index layers, Inputs<T> inputs) : shape_(shape), in_(std::move(inputs)) {
-    out_ = Tensor<T>(shape.sequences(), shape.queries(), shape.H, shape.D);
+  EigenAttention(const Shape& shape, Index layers, Inputs<T> inputs)
+      : AttentionSubject<T>(shape, std::move(inputs)) {
     for (Index layer = 0; layer < layers; ++layer) {
       for (Index g = 0; g < shape.G; ++g) {
         k_.push_back(head(in_.k, g));
@@ -44,12 +44,6 @@ class EigenAttention final : public Subject {
       });
     }
     done.Wait();
-  }
-
-  std::string check(Eigen::ThreadPool* pool) override {
-    out_.setConstant(std::numeric_limits<T>::quiet_NaN());
-    run(pool);
-    return difference(shape_, in_, out_);
   }
 
  private:
@@ -76,9 +70,6 @@ class EigenAttention final : public Subject {
     out = (scores * v_[kv].template cast<float>()).template cast<T>();
   }
 
-  Shape shape_;
-  Inputs<T> in_;
-  Tensor<T> out_;
   std::vector<Matrix<T>> k_, v_;  ///< layer by layer, head by head
   Index layers_, next_ = 0;
 };

@@ -43,6 +43,17 @@ Tensor<T> read_tensor(const std::string& file, Index sequences, Index tokens, In
   return tensor;
 }
 
+/// One sequence of a batch, or the first `tokens` of it.
+template <class T>
+gqa::TensorView<const T> sequence(const Tensor<T>& x, Index b, Index tokens) {
+  return {x.data() + b * x.dimension(1) * x.dimension(2) * x.dimension(3), tokens, x.dimension(2),
+          x.dimension(3)};
+}
+template <class T>
+gqa::TensorView<const T> sequence(const Tensor<T>& x, Index b) {
+  return sequence(x, b, x.dimension(1));
+}
+
 /// q, and k and v of one layer.
 template <class T>
 struct Inputs {

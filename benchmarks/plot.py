@@ -87,6 +87,8 @@ def cache_size(folder, tokens=32768):
 
 
 def decode_by_group(report, folder, ctx=8192):
+    if not any(decode(dtype, G, ctx) in report.rows for dtype in ("f32", "bf16") for G in (1, 8, 32)):
+        return
     figure, axes = plt.subplots(figsize=(6.5, 4))
     for i, dtype in enumerate(("f32", "bf16")):
         points = [(G, report.rows[decode(dtype, G, ctx)]) for G in (1, 2, 4, 8, 16, 32) if decode(dtype, G, ctx) in report.rows]
@@ -105,8 +107,10 @@ def decode_by_group(report, folder, ctx=8192):
 
 
 def decode_by_context(report, folder, dtype="f32"):
-    figure, axes = plt.subplots(figsize=(6.5, 4))
     contexts = [4096, 8192, 16384, 32768, 65536, 131072, 262144]
+    if not any(decode(dtype, G, n) in report.rows for G in (1, 8, 32) for n in contexts):
+        return
+    figure, axes = plt.subplots(figsize=(6.5, 4))
     for i, (G, label) in enumerate(((32, "MHA (G 32)"), (8, "GQA (G 8)"), (1, "MQA (G 1)"))):
         points = [(n, report.rows[decode(dtype, G, n)]) for n in contexts if decode(dtype, G, n) in report.rows]
         axes.plot([n for n, _ in points], [row["real_time"] for _, row in points], "o-", color=COLOURS[i], label=label)
@@ -125,6 +129,8 @@ def limit_by_case(report, peers, folder):
     cases = [f"{kind}/{dtype}/H:32/G:8/D:128/{size}/threads:1" for kind, size in (("decode", "ctx:8192"), ("prefill", "S:2048"))
              for dtype in ("f32", "f16", "bf16")]
     cases = [c for c in cases if c in report.rows]
+    if not cases:
+        return
     percent = {"gqa": {c: 100 * report.rows[c]["roofline"] for c in cases}}
     for r in peers:
         if r["case"] in cases:
@@ -147,6 +153,81 @@ def limit_by_case(report, peers, folder):
     save(figure, folder, "limit_by_case.svg")
 
 
+def sparsity(report, folder):
+    full = report.ms("prefill/f32/H:32/G:8/D:128/S:4096/threads:1")
+    kinds = (("sliding window", r"window_prefill/f32/H:32/G:8/D:128/W:\d+/S:4096/threads:1"), ("random blocks of 128 x 128", "block_prefill/.*"))
+    found = {label: sorted((row["density"], row["real_time"]) for name, row in report.rows.items() if re.fullmatch(pattern, name))
+             for label, pattern in kinds}
+    if full is None or not any(found.values()):
+        return
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    for label, points in found.items():
+        axes.plot([density for density, _ in points], [ms / full for _, ms in points], "o-", label=label)
+    axes.plot([0, 1], [0, 1], "--", color=FAINT, label="ideal: only what is seen takes time")
+    axes.set(xlim=(0, 1.05), ylim=(0, None), xlabel="pairs of a query and a key seen, over causal", ylabel="time over causal",
+             title="Prefill of 4,096 tokens, f32, H 32, G 8, D 128")
+    axes.legend()
+    figure.supxlabel(report.machine(), fontsize=7)
+    save(figure, folder, "sparsity.svg")
+
+
+def bars(axes, series, groups, form):
+    """`series`: label -> a height for each group, None where there is none."""
+    width = 0.85 / len(series)
+    for i, (label, heights) in enumerate(series.items()):
+        at = [x + (i - (len(series) - 1) / 2) * width for x in range(len(groups))]
+        drawn = axes.bar(at, [h or 0 for h in heights], width * 0.94, label=label)
+        axes.bar_label(drawn, [form(h) if h else "" for h in heights], fontsize=6, color=INK)
+    axes.set_xticks(range(len(groups)), groups, fontsize=8)
+    axes.grid(axis="x", visible=False)
+
+
+def scores(report, folder):
+    kinds = ["sink_logits", "temperature", "alibi", "relative_bias", "soft_cap", "tensor_bias", "tensor_bias_by_head", "function"]
+    cases = (("prefill 2,048, D 128", "score_prefill/{}/f32/H:32/G:8/D:128/S:2048/threads:1"),
+             ("prefill 2,048, D 64", "score_prefill/{}/f32/H:32/G:8/D:64/S:2048/threads:1"),
+             ("decode, context 8,192, D 128", "score_decode/{}/f32/H:32/G:8/D:128/ctx:8192/threads:1"))
+    series = {}
+    for label, name in cases:
+        plain, times = report.ms(name.format("plain")), [report.ms(name.format(kind)) for kind in kinds]
+        if plain and any(times):
+            series[label] = [ms and ms / plain for ms in times]
+    if not series:
+        return
+    figure, axes = plt.subplots(figsize=(9, 4))
+    bars(axes, series, [kind.replace("_", " ").replace("bias by", "bias\nby") for kind in kinds], "{:.2f}".format)
+    axes.axhline(1, color=FAINT, linestyle="--", linewidth=1)
+    axes.set(ylabel="time over none", title="What score functions cost: f32, H 32, G 8, one thread")
+    axes.set_ylim(top=1.15 * axes.get_ylim()[1])
+    axes.legend(ncols=3, fontsize=8, loc="upper left")
+    figure.supxlabel(report.machine(), fontsize=7)
+    save(figure, folder, "scores.svg")
+
+
+def batches(report, folder):
+    cases = (("16 prompts of 64 to 1,024 tokens", "ragged_prefill", "B:16/S:1024", ("padded", "one_by_one", "ragged")),
+             ("14 decode, 2 prefill 512 tokens", "mixed_step", "B:16/S:512/ctx:8192", ("one_by_one", "ragged")),
+             ("16 decode on a prefix of 4,096", "prefix_decode", "B:16/ctx:4160", ("own_caches", "shared_cache", "cascade")))
+    groups = [(dtype, threads) for dtype in ("f32", "bf16") for threads in (1, 2)]
+    drawn = []
+    for title, kind, size, ways in cases:
+        series = {way.replace("_", " "): [report.ms(f"{kind}/{way}/{dtype}/H:32/G:8/D:128/{size}/threads:{threads}")
+                                          for dtype, threads in groups] for way in ways}
+        if any(ms for times in series.values() for ms in times):
+            drawn.append((title, series))
+    if not drawn:
+        return
+    figure, panels = plt.subplots(1, len(drawn), figsize=(3.6 * len(drawn), 4), squeeze=False)
+    for axes, (title, series) in zip(panels[0], drawn):
+        bars(axes, series, [f"{dtype}\n{threads} thread{'s' if threads > 1 else ''}" for dtype, threads in groups], lambda ms: f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}")
+        axes.set_title(title, fontsize=9)
+        axes.set_ylim(top=1.2 * axes.get_ylim()[1])
+        axes.legend(fontsize=7)
+    panels[0][0].set_ylabel("ms (H 32, G 8, D 128)")
+    figure.supxlabel(report.machine(), fontsize=7)
+    save(figure, folder, "batches.svg")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", help="from benchmarks/run")
@@ -161,6 +242,9 @@ def main():
     decode_by_group(report, options.out)
     decode_by_context(report, options.out)
     limit_by_case(report, peers, options.out)
+    sparsity(report, options.out)
+    scores(report, options.out)
+    batches(report, options.out)
 
 
 if __name__ == "__main__":

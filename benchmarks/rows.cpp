@@ -31,29 +31,31 @@ Make maker(const Shape& shape) {
 
 }  // namespace
 
-Index layers_to_cycle(const Shape& shape, std::size_t last_cache, std::size_t free_memory) {
-  // A window's keys are a few MiB at the end of the cache whatever its length: such cases stay in cache, all
-  // alike.
-  if (shape.ctx < 4096 || shape.window != 0) return 1;
+Index layers_to_cycle(double layer_bytes, const Machine& machine) {
   constexpr double GiB = 1024.0 * 1024 * 1024;
-  const double wanted = std::max(GiB / 4, 2.0 * static_cast<double>(last_cache));
-  const double allowed = std::min(3 * GiB, static_cast<double>(free_memory) / 4);
-  return std::max<Index>(1, static_cast<Index>(std::ceil(std::min(wanted, allowed) / shape.kv_bytes())));
+  const double wanted = std::max(GiB / 4, 2.0 * static_cast<double>(machine.last_cache()));
+  const double allowed = std::min(3 * GiB, static_cast<double>(machine.free_memory()) / 4);
+  return std::max<Index>(1, static_cast<Index>(std::ceil(std::min(wanted, allowed) / layer_bytes)));
 }
 
 Row attention_row(const Shape& shape, const Machine& machine) {
-  const Index layers = layers_to_cycle(shape, machine.last_cache(), machine.free_memory());
+  // Contexts below 4,096 tokens stay in cache and are held to the cache's speed. So does a window: its keys
+  // are a few MiB at the end of the cache whatever its length, and all such cases alike.
+  const bool in_cache = shape.ctx < 4096 || shape.window != 0;
+  const Index layers = in_cache ? 1 : layers_to_cycle(shape.kv_bytes(), machine);
   const std::string who = shape.kind.starts_with("eigen_") ? "eigen/"
                           : shape.ctx == 0                 ? "tensors/"
                                                            : "cache/";
+  const Index copies = who == "tensors/" ? 1 : layers + 1;  // caches are filled from tensors
   Row row{.name = shape.name(),
           .memory_key = who + shape.memory_key(),
           .threads = shape.threads,
           .bytes = shape.bytes(),
           .flops = shape.flops(),
           .footprint = shape.window == 0 ? shape.kv_bytes() * static_cast<double>(layers) : shape.bytes(),
-          .memory = shape.kv_bytes() * static_cast<double>(layers + 1),
+          .memory = shape.kv_bytes() * static_cast<double>(copies) + shape.qo_bytes(),
           .dtype = shape.dtype};
+  if (shape.window != 0) row.counters["density"] = shape.density();
   row.make = [shape, layers] { return maker(shape)(shape, layers); };
   return row;
 }
@@ -99,6 +101,11 @@ std::vector<Row> all_rows(const Machine& machine) {
     add({.dtype = dtype, .S = 512, .ctx = 8192}, "chunked_prefill", {1, 2});
     add({.dtype = dtype, .window = 1024, .S = 4096}, "window_prefill", {1});
   }
+  for (Index W : {256, 512, 2048}) add({.window = W, .S = 4096}, "window_prefill", {1});
+  std::ranges::move(block_rows(machine), std::back_inserter(rows));
+  std::ranges::move(score_rows(machine), std::back_inserter(rows));
+  std::ranges::move(batch_rows(machine), std::back_inserter(rows));
+  std::ranges::move(prefix_rows(machine), std::back_inserter(rows));
 
   for (Index G : {32, 8, 1})
     for (Index ctx : {1024, 8192}) add({.G = G, .ctx = ctx}, "eigen_decode", {1, 2});

@@ -26,14 +26,24 @@ struct Row {
   std::function<std::unique_ptr<Subject>()> make = {};
 };
 
+/// Copies of `layer_bytes` that together exceed twice the last cache, to cycle through. A real model finds
+/// each layer's keys and values in memory, as the other layers' have gone through the processor's caches
+/// since the last token.
+Index layers_to_cycle(double layer_bytes, const Machine& machine);
+
 /// The row of an attention case; the group names who computes it (eigen_* or the library).
 Row attention_row(const Shape& shape, const Machine& machine);
 
 /// Everything there is to measure, in the report's order.
 std::vector<Row> all_rows(const Machine& machine);
 
-/// Rows that are not attention: filling and growing a cache, rotating queries and keys.
+/// One subject a function. First those that are not attention: filling and growing a cache, rotating queries
+/// and keys.
 std::vector<Row> cache_rows();
 std::vector<Row> rope_rows();
+std::vector<Row> block_rows(const Machine& machine);
+std::vector<Row> score_rows(const Machine& machine);
+std::vector<Row> batch_rows(const Machine& machine);
+std::vector<Row> prefix_rows(const Machine& machine);
 
 }  // namespace bench

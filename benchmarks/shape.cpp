@@ -92,10 +92,19 @@ double Shape::kv_bytes() const {
   return 2 * static_cast<double>(sequences() * G * tokens() * D) * size_of(dtype);
 }
 
+double Shape::qo_bytes() const {
+  return 2 * static_cast<double>(sequences() * H * queries() * D) * size_of(dtype);
+}
+
 double Shape::bytes() const {
   const auto keys = static_cast<double>(tokens() - visible(0).begin);
-  const auto qo = 2 * static_cast<double>(H * queries() * D) * size_of(dtype);
-  return static_cast<double>(sequences()) * (2 * keys * static_cast<double>(G * D) * size_of(dtype) + qo);
+  return static_cast<double>(sequences() * 2 * G * D) * keys * size_of(dtype) + qo_bytes();
+}
+
+double Shape::density() const {
+  Shape causal = *this;
+  causal.window = 0;
+  return flops() / causal.flops();
 }
 
 double Shape::flops() const {

@@ -39,8 +39,12 @@ struct Shape {
 
   /// Keys and values of one layer.
   double kv_bytes() const;
+  /// Queries and output.
+  double qo_bytes() const;
   /// What one call must move at least: the keys and values that any query sees, q and the output.
   double bytes() const;
+  /// Pairs of a query and a key that it sees, over those of causal attention.
+  double density() const;
   /// A multiply-add counts two, for each query and key that it sees, once for the score and once for the sum.
   double flops() const;
 };

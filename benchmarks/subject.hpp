@@ -25,12 +25,6 @@ class Subject {
   virtual void save_output(const std::string&) const { throw std::logic_error("this case has no output"); }
 };
 
-/// Copies of the keys and values to cycle through. A real model finds each layer's cache in memory, as the
-/// other layers' have gone through the processor's caches since the last token. Contexts of 4,096 tokens and
-/// more do so here: the copies together exceed twice the last cache. Shorter ones stay in cache and are held
-/// to the cache's speed.
-Index layers_to_cycle(const Shape& shape, std::size_t last_cache, std::size_t free_memory);
-
 /// attention() over a KVCache (kinds with `ctx`) or over plain tensors (prefill).
 /// Inputs are random, or given by files of q, k and v.
 template <class T>

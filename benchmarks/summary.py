@@ -7,6 +7,7 @@
 import argparse
 import json
 import math
+import re
 
 
 def row(kind, dtype, size, H=32, G=8, D=128, threads=1):
@@ -26,7 +27,7 @@ class Summary:
         return self.rows[name]["real_time"]
 
     def add(self, what, target, value, met):
-        self.lines.append(f"| {what} | {target} | {value} | {'met' if met else 'missed'} |")
+        self.lines.append(f"| {what} | {target} | {value} | {'' if met is None else 'met' if met else 'missed'} |")
 
     def roofline(self, what, target, names):
         names = [n for n in names if n in self.rows]
@@ -40,6 +41,12 @@ class Summary:
             ratios = [a / b for a, b in pairs]
             met = max(ratios) <= target if at_most else min(ratios) >= target
             self.add(what, f"{'<=' if at_most else '>='} {target:.2f}", ", ".join(f"{r:.2f}" for r in ratios), met)
+
+    def show(self, what, above, below):
+        """A ratio that no target is set for."""
+        pairs = [(self.ms(a), self.ms(b)) for a, b in zip(above, below) if a in self.rows and b in self.rows]
+        if pairs:
+            self.add(what, "", ", ".join(f"{a / b:.2f}" for a, b in pairs), None)
 
     def over_peer(self, name, target, peer=None):
         """Their time over ours: of one peer, or of the fastest."""
@@ -96,6 +103,8 @@ def summarise(s):
         short = (128, 256, 512, 1024)
         s.ratio(f"decode {dtype}, one thread over two, 128 to 1,024", [row("decode", dtype, f"ctx:{n}") for n in short],
                 [row("decode", dtype, f"ctx:{n}", threads=2) for n in short], 1.0)
+    masks_and_scores(s)
+    batches(s)
     decode, prefill = (lambda d: row("decode", d, "ctx:8192")), (lambda d: row("prefill", d, "S:2048"))
     for name, target, peer in ((decode("f32"), 3, "torch by hand"), (decode("f32"), 3, "onnxruntime gqa"), (decode("f32"), 8, "torch sdpa"),
                                (decode("bf16"), 40, "torch sdpa"), (decode("f16"), 8, "onnxruntime gqa"),
@@ -103,6 +112,35 @@ def summarise(s):
         s.over_peer(name, target, peer)
     for name in s.peers:
         s.over_peer(name, 3 if "/ctx:512/" in name else 1)
+
+
+def masks_and_scores(s):
+    full = row("prefill", "f32", "S:4096")
+    for what, name in (("window", r"window_prefill/f32/H:32/G:8/D:128/W:\d+/S:4096/threads:1"), ("block-sparse", r"block_prefill/.*/threads:1")):
+        rows = sorted((r for n, r in s.rows.items() if re.fullmatch(name, n)), key=lambda r: r["density"])
+        at = ", ".join(f"{r['density']:.2f}" for r in rows)
+        s.show(f"{what} prefill f32, 4,096, time over full causal at density {at}", [r["run_name"] for r in rows], [full] * len(rows))
+    score = lambda what, D: row(f"score_prefill/{what}", "f32", "S:2048", D=D)
+    for what in ("alibi", "soft_cap"):
+        s.ratio(f"prefill f32, 2,048, {what} over plain, D 128 and 64", [score(what, D) for D in (128, 64)],
+                [score("plain", D) for D in (128, 64)], 1.15, at_most=True)
+    for what in ("temperature", "sink_logits", "relative_bias", "tensor_bias", "tensor_bias_by_head", "function"):
+        s.show(f"prefill f32, 2,048, {what} over plain, D 128 and 64", [score(what, D) for D in (128, 64)], [score("plain", D) for D in (128, 64)])
+    scored = lambda what: row(f"score_decode/{what}", "f32", "ctx:8192")
+    s.show("decode f32, 8,192, alibi and soft_cap over plain", [scored("alibi"), scored("soft_cap")], [scored("plain")] * 2)
+
+
+def batches(s):
+    for dtype in ("f32", "bf16"):
+        each = lambda kind, size: [row(kind, dtype, size, threads=threads) for threads in (1, 2)]
+        for other in ("own_caches", "shared_cache"):
+            s.ratio(f"decode {dtype}, 16 sequences on a prefix of 4,096, {other} over cascade, 1 and 2 threads",
+                    each(f"prefix_decode/{other}", "B:16/ctx:4160"), each("prefix_decode/cascade", "B:16/ctx:4160"), 4)
+        for other in ("padded", "one_by_one"):
+            s.show(f"prefill {dtype}, 16 prompts of 64 to 1,024, {other} over ragged, 1 and 2 threads",
+                   each(f"ragged_prefill/{other}", "B:16/S:1024"), each("ragged_prefill/ragged", "B:16/S:1024"))
+        s.show(f"a server's step {dtype}, one_by_one over ragged, 1 and 2 threads",
+               each("mixed_step/one_by_one", "B:16/S:512/ctx:8192"), each("mixed_step/ragged", "B:16/S:512/ctx:8192"))
 
 
 def main():
