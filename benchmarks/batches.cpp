@@ -184,10 +184,13 @@ Row step_row(const Shape& shape, Way way, const Machine& machine) {
   }
   const Lengths queries(q), keys(kv);
   Row row = batch_row(shape, queries, keys);
-  const double layer_bytes = static_cast<double>(2 * keys.total() * shape.G * shape.D) * size_of(shape.dtype);
+  const double a_token = static_cast<double>(2 * shape.G * shape.D) * size_of(shape.dtype);
+  const double layer_bytes = a_token * static_cast<double>(keys.total());
   const Index layers = layers_to_cycle(layer_bytes, machine);
+  Index held = 0;
+  for (Index n : kv) held += taken(n);
   row.footprint = layer_bytes * static_cast<double>(layers);
-  row.memory = row.footprint + row.bytes;
+  row.memory = a_token * static_cast<double>(held * layers) + row.bytes;
   row.make = [=] { return std::make_unique<Step<T>>(shape, queries, keys, way, layers); };
   return row;
 }

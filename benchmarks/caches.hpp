@@ -15,6 +15,9 @@ struct KV {
   gqa::TensorView<const T> k, v;
 };
 
+/// The tokens that a cache of so many takes memory for: it grows by slabs of 512.
+inline Index taken(Index tokens) { return gqa::ceil_div(tokens, 512) * 512; }
+
 /// A cache of one sequence that holds `parts` one after another, the same in each of its layers.
 template <class T>
 gqa::KVCache<T> cache_of(const std::vector<KV<T>>& parts, Index layers) {

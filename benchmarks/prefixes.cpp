@@ -119,16 +119,19 @@ class Prefixed final : public Subject {
 
 Row prefix_row(const Shape& shape, Way way, const Machine& machine) {
   const double a_token = shape.kv_bytes() / static_cast<double>(shape.batch * shape.ctx);
-  const auto distinct = static_cast<double>(shared + shape.batch * own);
-  const double layer_bytes = way == Way::own_caches ? shape.kv_bytes() : a_token * distinct;
+  const auto bytes_of = [=](Index tokens) { return a_token * static_cast<double>(tokens); };
+  const bool copies = way == Way::own_caches;
+  const Index distinct = shared + shape.batch * own;
+  const double layer_bytes = copies ? shape.kv_bytes() : bytes_of(distinct);
   const Index layers = layers_to_cycle(layer_bytes, machine);
+  const Index held = copies ? shape.batch * taken(shape.ctx) : taken(shared) + shape.batch * taken(own);
   Row row{.name = shape.name(),
           .memory_key = shape.kind + "/" + shape.memory_key(),
           .threads = shape.threads,
           .bytes = layer_bytes + shape.qo_bytes(),
           .flops = shape.flops(),
           .footprint = layer_bytes * static_cast<double>(layers),
-          .memory = layer_bytes * static_cast<double>(layers) + a_token * distinct,
+          .memory = bytes_of(held * layers + distinct),
           .dtype = shape.dtype};
   row.make = [=]() -> std::unique_ptr<Subject> {
     if (shape.dtype == Dtype::bf16) return std::make_unique<Prefixed<gqa::bfloat16>>(shape, way, layers);
