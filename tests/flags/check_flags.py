@@ -11,7 +11,7 @@ def run(program, isa):
 
 
 failed = False
-for isa in ("generic", "avx2", "avx512", "avx512bf16"):
+for isa in ("generic", "avx2", "avx512", "avx512bf16", "amx"):
     results = [run(program, isa) for program in sys.argv[1:3]]
     if any(result.returncode == 77 for result in results):
         print(f"{isa}: skipped: {results[0].stdout.strip()}")

@@ -3,7 +3,9 @@
 // not owe.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
+#include <map>
 #include <stdexcept>
 
 #include "laws/slices.hpp"
@@ -36,6 +38,28 @@ KVTile<T> rows_of(const AttentionCase<T>& c, Index kv_head, Index begin, Index s
           c.v_view().token_stride,
           size,
           TileLayout::token_major};
+}
+
+/// A packed tile in memory of its own.
+template <class T>
+struct PackedCopy {
+  std::vector<T> k, v;
+  Index k_stride = 0, v_stride = 0;
+
+  KVTile<T> tile(const KVTile<T>& original) const {
+    return {k.data(), k_stride, v.data(), v_stride, original.size, TileLayout::packed};
+  }
+};
+template <class T>
+PackedCopy<T> packed_copy(const KVTile<T>& tile, const Sizes& s) {
+  constexpr Index E = element_group<T>;
+  const Index keys = round_up(tile.size, simd::padding), dim = round_up(s.value_dim, simd::padding);
+  PackedCopy<T> copy{{}, {}, keys * E, dim * E};
+  for (Index d = 0; d < s.head_dim; d += E)
+    copy.k.insert(copy.k.end(), tile.k + d / E * tile.k_stride, tile.k + d / E * tile.k_stride + keys * E);
+  for (Index j = 0; j < tile.size; j += E)
+    copy.v.insert(copy.v.end(), tile.v + j / E * tile.v_stride, tile.v + j / E * tile.v_stride + dim * E);
+  return copy;
 }
 
 /// The end of the page that `want` begins in, or of `want`.
@@ -124,18 +148,21 @@ TYPED_TEST(Views, DecodedTilesAreContiguous) {
 }
 
 TYPED_TEST(Views, PackedPiecesAreWholeTiles) {
-  // A cache's tiles in pieces of 16, 32 and 48 keys: where pages of packed memory would end.
+  // A cache's tiles in pieces of 16, 32 and 48 keys, each piece in memory of its own: pages of a paged cache.
   using T = TypeParam;
   std::uint64_t seed = 30;
   for (const Sizes& sizes : this->shapes()) {
     const AttentionCase<T> c(sizes, seed++);
     const auto cache = test::cache_of(c);
     for (Index page : {16, 32, 48}) {
+      std::map<std::array<Index, 3>, PackedCopy<T>> copies;
       auto view = view_of(c);
       view.read = [&](Index seq, Index head, Range want, void* scratch) {
         want.end = page_end({want.begin % tile_keys, want.end - want.begin + want.begin % tile_keys}, page) -
                    want.begin % tile_keys + want.begin;
-        return cache.layer(0).tile(seq, head, want, scratch);
+        const KVTile<T> tile = cache.layer(0).tile(seq, head, want, scratch);
+        auto& copy = copies[{head, want.begin, want.end}];
+        return copy.k.empty() ? (copy = packed_copy(tile, c.sizes)).tile(tile) : copy.tile(tile);
       };
       for (const How& how : {How{.mask = causal()}, How{}}) {
         EXPECT_TRUE(same(this->run(c, how, view), test::run(c, how)))

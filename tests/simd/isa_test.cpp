@@ -31,13 +31,13 @@ TEST(ChooseIsa, UnknownNamesAreRefusedWithTheKnownOnes) {
       FAIL() << wish;
     } catch (const std::invalid_argument& error) {
       EXPECT_EQ(error.what(),
-                "GQA_ISA is '" + std::string(wish) + "', expected generic, avx2, avx512 or avx512bf16");
+                "GQA_ISA is '" + std::string(wish) + "', expected generic, avx2, avx512, avx512bf16 or amx");
     }
   }
 }
 
 TEST(ChooseIsa, OneTheProcessorLacksIsRefused) {
-  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512bf16}) {
+  for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx}) {
     if (supports(isa)) continue;
     try {
       detail::choose_isa(name(isa));
@@ -49,6 +49,7 @@ TEST(ChooseIsa, OneTheProcessorLacksIsRefused) {
 }
 
 TEST(Supports, EachSetIncludesThoseBeforeIt) {
+  EXPECT_TRUE(supports(Isa::avx512bf16) || !supports(Isa::amx));
   EXPECT_TRUE(supports(Isa::avx512) || !supports(Isa::avx512bf16));
   EXPECT_TRUE(supports(Isa::avx2) || !supports(Isa::avx512));
 }
@@ -67,6 +68,7 @@ TEST(Supports, AgreesWithTheKernelsListOfFlags) {
   EXPECT_EQ(supports(Isa::avx2), avx2);
   EXPECT_EQ(supports(Isa::avx512), avx512);
   EXPECT_EQ(supports(Isa::avx512bf16), avx512 && has("avx512_bf16"));
+  EXPECT_EQ(supports(Isa::amx), avx512 && has("avx512_bf16") && has("amx_tile") && has("amx_bf16"));
 }
 
 TEST(Isa, IsChosenFromTheEnvironment) { EXPECT_EQ(isa(), detail::choose_isa(std::getenv("GQA_ISA"))); }

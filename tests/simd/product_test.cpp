@@ -150,7 +150,7 @@ TYPED_TEST(ProductOf, SplittingTheDepthOrPrefetchingChangesNoBit) {
 
 TEST(ProductDot, IsThereWhereTheProcessorHasIt) {
   for (Isa isa : test::supported_isas()) {
-    EXPECT_EQ(simd::kernels<bfloat16>(isa).product_dot != nullptr, isa == Isa::avx512bf16);
+    EXPECT_EQ(simd::kernels<bfloat16>(isa).product_dot != nullptr, isa >= Isa::avx512bf16);
     EXPECT_EQ(simd::kernels<half>(isa).product_dot, nullptr);
     EXPECT_EQ(simd::kernels<float>(isa).product_dot, nullptr);
   }
@@ -163,6 +163,61 @@ TEST(ProductDot, MatchesAPlainLoop) {
     std::uint64_t seed = 100;
     for (const Sizes& s : sizes())
       for (bool accumulate : {false, true}) expect_product<bfloat16, bfloat16>(dot, s, accumulate, seed++);
+  }
+}
+
+TEST(ProductDot, TheRowsOfACallAndWhatStreamsChangeNoBit) {
+  constexpr Index depth = 90, columns = 208, rows = 37;
+  const auto a = test::random_values<bfloat16>(6, rows * depth),
+             b = test::random_values<bfloat16>(7, depth * columns);
+  for (Isa isa : test::supported_isas()) {
+    const auto dot = simd::kernels<bfloat16>(isa).product_dot;
+    if (dot == nullptr) continue;
+    const auto run = [&](Index first, Index count, bool streaming) {
+      std::vector<float> c(at(count * columns));
+      dot({a.data() + first * depth, depth, b.data(), columns * 2, c.data(), columns, count, depth, columns,
+           false, streaming});
+      return c;
+    };
+    const auto whole = run(0, rows, false);
+    for (Index first : {0, 5, 21})
+      for (Index count : {1, 2, 7, 15, 16})
+        for (bool streaming : {false, true}) {
+          const auto c = run(first, count, streaming);
+          for (Index i = 0; i < count * columns; ++i)
+            ASSERT_EQ(c[at(i)], whole[at(first * columns + i)])
+                << name(isa) << " " << count << " rows from " << first;
+        }
+  }
+}
+
+TEST(ProductDot, PartsOfADepthAreTheWholeAtMultiplesOfAStep) {
+  // Keys that cannot be seen weigh 0 or are not there: a part may begin and end anywhere inside a step.
+  constexpr Index depth = 160, columns = 32, rows = 5;
+  const auto a = test::random_values<bfloat16>(8, rows * depth),
+             b = test::random_values<bfloat16>(9, depth * columns);
+  for (Isa isa : test::supported_isas()) {
+    const auto dot = simd::kernels<bfloat16>(isa).product_dot;
+    if (dot == nullptr) continue;
+    for (Index begin : {0, 2, 30, 32, 46}) {
+      for (Index end : {66, 96, 98, 128, 160}) {
+        auto seen = a;
+        for (Index r = 0; r < rows; ++r)
+          for (Index k = 0; k < depth; ++k)
+            if (k < begin || k >= end) seen[at(r * depth + k)] = bfloat16{};
+        std::vector<float> whole(rows * columns), part(rows * columns), twice(rows * columns);
+        dot({seen.data(), depth, b.data(), columns * 2, whole.data(), columns, rows, depth, columns, false});
+        const auto run = [&](Index from, Index to, bool accumulate, std::vector<float>& c) {
+          dot({seen.data() + from, depth, b.data() + from * columns, columns * 2, c.data(), columns, rows,
+               to - from, columns, accumulate, false, from});
+        };
+        run(begin, end, false, part);
+        EXPECT_EQ(part, whole) << name(isa) << " " << begin << " to " << end;
+        run(begin, 64, false, twice);
+        run(64, end, true, twice);
+        EXPECT_EQ(twice, whole) << name(isa) << " " << begin << " to 64 to " << end;
+      }
+    }
   }
 }
 

@@ -47,13 +47,13 @@ struct BlockSizes {
 
 /// Rows a block has: its scores (chunk_keys floats a row), queries, outputs and chunk outputs (head_dim or
 /// value_dim floats each) fill at most half of `cache_bytes`; the other half holds the chunk's keys and
-/// values. A task has enough blocks to share the packing of a chunk, which costs as much as about 8 rows,
-/// until it is under 2 %.
+/// values. A task has enough blocks to share the packing of a chunk, which costs as much as about 30 rows
+/// where a caller's rows lie pages apart, until it is about 1 %.
 constexpr BlockSizes block_sizes(Index head_dim, Index value_dim, Index scalar_bytes, Index cache_bytes) {
   const Index row_bytes = (chunk_keys + head_dim + 2 * value_dim) * scalar_bytes;
   const Index block =
       std::clamp<Index>(round_down(cache_bytes / 2 / std::max<Index>(row_bytes, 1), 24), 24, 192);
-  return {4 * block, block};
+  return {16 * block, block};
 }
 
 /// One sequence as the planner sees it: how many query tokens, and which positions its queries can see at

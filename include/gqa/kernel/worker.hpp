@@ -36,6 +36,9 @@ inline constexpr Index masked_run_rows = 12;
 /// first level.
 inline constexpr Index value_run_keys = 256;
 
+/// Tokens ahead of those being read or written whose rows are prefetched.
+inline constexpr Index rows_ahead = 4;
+
 /// One thread's part of a call.
 template <class Call>
 class Worker {
@@ -130,6 +133,9 @@ class Worker {
       for (Index i = 0; i < group; ++i) {
         const TQ* from = queries.q + token * queries.q_token_stride +
                          call_.heads.q_head(item.kv_head, i) * queries.q_head_stride;
+        if (token + rows_ahead < item.q.end)
+          prefetch(from + rows_ahead * queries.q_token_stride,
+                   static_cast<std::size_t>(call_.head_dim()) * sizeof(TQ));
         const Index row = (token - item.q.begin) * group + i;
         Acc* to = q_ + row * q_stride_;
         if constexpr (std::is_same_v<TQ, bfloat16>) {
@@ -247,7 +253,8 @@ class Worker {
         if (products_.dot)
           p = reinterpret_cast<const bfloat16*>(p_row + first_column) + (column - first_column);
         v.product({p, products_.dot ? 2 * score_stride : score_stride, v.at(keys.begin, 0), v.stride,
-                   o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate, streams(rows)});
+                   o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate, streams(rows),
+                   column});
       };
       if (seen.tiles[tile] == Coverage::full && piece->size % group == 0) {
         const Index keys = adjoining_keys(seen, piece, rows);
@@ -335,6 +342,9 @@ class Worker {
       }
       const Acc sum = state.sum[row];
       TO* out = queries.out + token * queries.out_token_stride + q_head * queries.out_head_stride;
+      if (token + rows_ahead < item.q.end)
+        prefetch(out + rows_ahead * queries.out_token_stride,
+                 static_cast<std::size_t>(call_.view.value_dim()) * sizeof(TO));
       if (sum == Acc{0})
         std::fill(out, out + call_.view.value_dim(), TO{});
       else

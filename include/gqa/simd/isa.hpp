@@ -16,6 +16,10 @@
 
 #if GQA_X86
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace gqa {
@@ -26,6 +30,7 @@ enum class Isa {
   avx2,        ///< AVX2, FMA and F16C
   avx512,      ///< AVX-512 F, BW, DQ and VL
   avx512bf16,  ///< AVX-512 with the bf16 dot product
+  amx,         ///< the same with the matrix unit for bf16
 };
 
 constexpr const char* name(Isa isa) {
@@ -36,12 +41,28 @@ constexpr const char* name(Isa isa) {
       return "avx512";
     case Isa::avx512bf16:
       return "avx512bf16";
+    case Isa::amx:
+      return "amx";
     default:
       return "generic";
   }
 }
 
-/// Whether this processor (and its operating system) runs `isa`.
+namespace detail {
+
+/// Asks Linux for the state of the matrix unit, for the whole process: it is not there until one asks.
+inline bool request_amx() {
+#if GQA_X86 && defined(__linux__)
+  constexpr long arch_req_xcomp_perm = 0x1023, xfeature_tile_data = 18;  // asm/prctl.h of Linux 5.16
+  return syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace detail
+
+/// Whether this processor (and its operating system) runs `isa`. Asks Linux to let the process use AMX.
 inline bool supports(Isa isa) {
 #if GQA_X86
   __builtin_cpu_init();
@@ -60,6 +81,11 @@ inline bool supports(Isa isa) {
       return avx512;
     case Isa::avx512bf16:
       return avx512 && bf16;
+    case Isa::amx: {  // leaf 7, EDX bits 22 and 24
+      const bool amx =
+          __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1u) != 0 && (d >> 24 & 1u) != 0;
+      return avx512 && bf16 && amx && detail::request_amx();
+    }
     default:
       return true;
   }
@@ -84,7 +110,7 @@ inline bool bf16_dot_is_fast() {
 /// The instruction set for a wish (the value of GQA_ISA, or null): the wished one, or the one the processor
 /// is fastest with. Throws std::invalid_argument for an unknown name or one the processor lacks.
 inline Isa choose_isa(const char* wish) {
-  constexpr Isa all[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512bf16};
+  constexpr Isa all[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx};
   if (wish != nullptr && *wish != '\0') {
     for (const Isa isa : all) {
       if (std::string_view(wish) != name(isa)) continue;
@@ -92,7 +118,7 @@ inline Isa choose_isa(const char* wish) {
       return isa;
     }
     GQA_CHECK(false, std::invalid_argument,
-              "GQA_ISA is '" << wish << "', expected generic, avx2, avx512 or avx512bf16");
+              "GQA_ISA is '" << wish << "', expected generic, avx2, avx512, avx512bf16 or amx");
   }
   Isa best = Isa::generic;
   for (const Isa isa : all)

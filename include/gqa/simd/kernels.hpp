@@ -90,6 +90,23 @@ namespace avx512bf16 {
 }
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(                                                                      \
+    __attribute__((                                                                                \
+        target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16"))), \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target( \
+    "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")
+#endif
+#define GQA_SIMD_BYTES 64
+#define GQA_SIMD_LEVEL 4
+namespace amx {
+#include "gqa/simd/text/all.inl"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
@@ -108,6 +125,8 @@ namespace detail {
       return avx512::table();     \
     case Isa::avx512bf16:         \
       return avx512bf16::table(); \
+    case Isa::amx:                \
+      return amx::table();        \
     default:                      \
       return generic::table();    \
   }

@@ -22,6 +22,9 @@ inline constexpr Index padding = 16;
 template <Scalar T>
 inline constexpr Index element_group = std::is_same_v<T, bfloat16> ? 2 : 1;
 
+/// Elements of depth that a matrix unit multiplies in one step, at multiples of as many.
+inline constexpr Index matrix_depth = 32;
+
 /// C[rows x columns] = A[rows x depth] * B[depth x columns], or += where `accumulate`.
 /// Element (k, n) of B stands at `b[(k / E) * b_stride + n * E + k % E]` for element group E.
 /// Columns are computed in whole vectors: B must be readable, and C writable, up to the next multiple of
@@ -36,6 +39,7 @@ struct Product {
   Index rows, depth, columns;
   bool accumulate;
   bool streaming = false;  // B is read from memory, once: prefetch it
+  Index depth_begin = 0;   // where the depth begins, of what it is a part of: matrix units care
 };
 
 /// Softmax of a block of scores in place, row by row: p = 2^(s * scale - max), with max = the row's largest s

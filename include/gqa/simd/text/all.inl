@@ -6,6 +6,10 @@
 //
 #include "gqa/simd/text/microkernel.inl"
 //
+#if GQA_SIMD_LEVEL >= 4
+#include "gqa/simd/text/matrix.inl"
+#endif
+//
 #include "gqa/simd/text/rows.inl"
 //
 #include "gqa/simd/text/pack.inl"

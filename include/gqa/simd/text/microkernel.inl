@@ -57,21 +57,20 @@ struct PairDot {
 };
 #endif
 
-/// What one pass over B prefetches while it multiplies, where B streams from memory. The first pass pulls B's
-/// own rows closer, `row_bytes` each, though its strip of columns reads only part of them: memory is then
-/// read in the order it stands. Where several register tiles of rows pass over B, all passes share out the
-/// next B, which stands right behind this one: `step` bytes from `far` on at each step. Else only the first
-/// pass would wait for memory, and the others never use it.
+/// What one pass over a block of B prefetches, where B streams from memory: `step` bytes at each step,
+/// `ahead` and on. The passes over the block (its strips of columns, and each one's register tiles of rows)
+/// share the prefetching out, so that memory is asked for in the order it stands and at an even pace.
 struct Streaming {
-  const char* far;
+  const char* ahead;
   Index step;
-  Index row_bytes;
 };
 
-// What one core's outstanding misses cover: 1 to 4 kB are alike, 16 kB is a tenth slower. Measured over 2.7
-// GB of huge pages, of 13.5 GB/s read alone (f32, 8,192 tokens): 4 rows a head 14.6 GB/s, with the next B
-// prefetched as well 13.2; 16 rows a head 9.2 without the next B, 14.1 with it.
-inline constexpr Index near_ahead = 2048;
+// Where several passes go over B, they go over a block at a time: 4 kB, or 8 kB where the products take
+// longer than memory. A single register tile of rows prefetches half a block ahead, as the first strip of
+// columns reads every other half row; several prefetch the whole next block while they multiply this one.
+// Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 4 rows a head 16.5 GB/s, with blocks of 64
+// keys 14.1; 16 rows a head 13.6, half a block ahead 10.1.
+inline constexpr Index narrow_block = 4096, wide_block = 8192;
 
 /// Rows x Vectors sums over the whole depth. Every loop over the sums is unrolled: one that is not would keep
 /// them in memory, at a third of the speed. A row's sums see the same operations in the same order whatever
@@ -93,20 +92,17 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) sum[i][j] = typename Format::Sum{};
   }
-  const char* far = streaming.far;
-  const Index far_bytes = streaming.step, near_bytes = streaming.row_bytes;
+  const char* ahead = streaming.ahead;
   for (Index k = 0; k < depth; k += Format::group) {
-    if constexpr (Prefetch) {
-      for (Index line = 0; line < near_bytes; line += 64)
-        __builtin_prefetch(reinterpret_cast<const char*>(b) + near_ahead + line, 0, 3);
-      for (Index line = 0; line < far_bytes; line += 64) __builtin_prefetch(far + line, 0, 1);
-      far += far_bytes;
-    }
 #pragma GCC unroll 2
     for (int part = 0; part < Format::parts; ++part) {
       typename Format::Sum row[Vectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < Vectors; ++j) row[j] = Format::load(b + j * L * Format::group, part);
+      for (int j = 0; j < Vectors; ++j) {
+        // One prefetch beside each load: eight at once, before all loads, are a tenth slower.
+        if (Prefetch && part == 0 && 64 * j < streaming.step) __builtin_prefetch(ahead + 64 * j);
+        row[j] = Format::load(b + j * L * Format::group, part);
+      }
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
@@ -114,6 +110,7 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
           sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + k, part, row[j]);
     }
     b += b_stride;
+    if constexpr (Prefetch) ahead += streaming.step;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i)
@@ -133,14 +130,14 @@ inline void strip(const Product& p, Index column) {
   const Index row_bytes = p.columns * Format::group * static_cast<Index>(sizeof(B));
   const Index passes = tiles * (p.columns / width > 0 ? p.columns / width : 1);
   const Index steps = (p.depth + Format::group - 1) / Format::group;
-  const char* next_b = static_cast<const char*>(p.b) + steps * p.b_stride * static_cast<Index>(sizeof(B));
+  const char* ahead = static_cast<const char*>(p.b) + (tiles > 1 ? wide_block : narrow_block / 2);
   Index row = 0;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index rows = (p.rows - row + (tiles - tile) - 1) / (tiles - tile);
     const auto* a_tile = a + row * p.a_stride;
     auto* c_tile = c + row * p.c_stride;
-    const Index pass = column / width * tiles + tile, step = tiles > 1 ? row_bytes / passes : 0;
-    const Streaming streaming{next_b + pass * step * steps, step, pass == 0 ? row_bytes : 0};
+    const Index pass = column / width * tiles + tile, step = row_bytes / passes;
+    const Streaming streaming{ahead + pass * step * steps, step};
     const auto run = [&]<int Rows>() {
       if (Vectors == tile_vectors && p.streaming)
         micro<Format, Rows, Vectors, Vectors == tile_vectors>(a_tile, p.a_stride, b, p.b_stride, p.depth,
@@ -174,10 +171,29 @@ inline void strip(const Product& p, Index column) {
 }
 
 template <class Format>
-void product(const Product& p) {
+inline void strips(const Product& p) {
   constexpr Index L = lanes<typename Format::Acc>;
   Index column = 0;
   for (; column + tile_vectors * L <= p.columns; column += tile_vectors * L)
     strip<Format, tile_vectors>(p, column);
   for (; column < p.columns; column += L) strip<Format, 1>(p, column);
+}
+
+template <class Format>
+void product(const Product& p) {
+  using A = typename Format::A;
+  using B = typename Format::B;
+  const Index row_bytes = p.columns * static_cast<Index>(sizeof(B));
+  const Index block = p.rows > tile_rows ? wide_block : narrow_block;
+  const Index depth = block / row_bytes / Format::group * Format::group;
+  const bool one_pass = p.rows <= tile_rows && p.columns <= tile_vectors * lanes<typename Format::Acc>;
+  if (!p.streaming || one_pass || depth == 0) return strips<Format>(p);
+  Product part = p;
+  for (Index k = 0; k < p.depth; k += depth) {
+    part.depth = p.depth - k < depth ? p.depth - k : depth;
+    strips<Format>(part);
+    part.a = static_cast<const A*>(part.a) + depth;
+    part.b = static_cast<const B*>(part.b) + depth / Format::group * p.b_stride;
+    part.accumulate = true;
+  }
 }

@@ -2,7 +2,19 @@
 // The kernels of one instruction set as tables of pointers. Included once per instruction set, after the
 // others.
 
-#if GQA_SIMD_LEVEL >= 3
+#if GQA_SIMD_LEVEL >= 4
+
+template <class T>
+constexpr Kernels<T> kernels_table() {
+  Kernels<T> table = avx512bf16::kernels_table<T>();
+  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &matrix_product;
+  return table;
+}
+
+using avx512::convert_table;
+using avx512::row_table;
+
+#elif GQA_SIMD_LEVEL >= 3
 
 // The dot product is all that this set has over AVX-512: the other functions would be the same, compiled
 // twice.
