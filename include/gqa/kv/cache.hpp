@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "gqa/core/memory.hpp"
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/view.hpp"
+#include "gqa/simd/kernels.hpp"
 
 namespace gqa {
 
@@ -135,9 +138,14 @@ class KVCache {
     check_tokens("k", keys, span.size(), head_dim_);
     check_tokens("v", values, span.size(), value_dim_);
     Index& written = written_[static_cast<std::size_t>(layer)];
-    for (Index head = 0; head < num_kv_heads_; ++head)
-      for (Index t = 0; t < span.size(); ++t)
-        store(layer, head, span.positions.begin + t, keys.at(0, t, head), values.at(0, t, head), written);
+    for (Index head = 0; head < num_kv_heads_; ++head) {
+      for (Index t = 0; t < span.size();) {
+        const Index position = span.positions.begin + t;
+        Index n = store_run(layer, head, {position, span.positions.end}, keys, values, t, written);
+        if (n == 0) store(layer, head, position, keys.at(0, t, head), values.at(0, t, head), written), n = 1;
+        t += n;
+      }
+    }
     written = std::max(written, span.positions.end);
   }
 
@@ -260,6 +268,38 @@ class KVCache {
       row[c * E + j % E] = c < value_dim_ ? static_cast<T>(v[c]) : T{};
       if (E == 2 && j % E == 0 && last) row[c * E + 1] = T{};
     }
+  }
+
+  /// Tokens [t, t + n) of one head at the beginning of `positions`, as many as a tile takes, by the kernels
+  /// that pack a caller's rows; 0 where the elements are to be converted, or the bits of a neighbour kept.
+  template <class TK, class TV>
+  Index store_run(Index layer, Index head, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
+                  Index t, Index written) {
+    if constexpr (std::is_same_v<std::remove_const_t<TK>, T> && std::is_same_v<std::remove_const_t<TV>, T> &&
+                  !std::is_same_v<T, half>) {
+      constexpr Index E = element_group<T>;
+      const Index j = positions.begin % tile_keys;
+      Index n = std::min(tile_keys - j, positions.size());
+      if (positions.begin + n < written) n = round_down(n, E);
+      if (j % E != 0 || n < E) return 0;
+      const auto [keys, values] = tile_at(layer, head, positions.begin / tile_keys);
+      const auto kernels = simd::kernels<T>(isa());
+      const T* rows = v.at(0, t, head);
+      if constexpr (E == 2) {
+        kernels.transpose_pairs(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j * E);
+        kernels.interleave_pairs(rows, v.token_stride, n, value_dim_, values + j / E * value_stride(),
+                                 value_stride());
+      } else {
+        kernels.transpose_keys(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j);
+        for (Index i = 0; i < n; ++i) {
+          T* row = values + (j + i) * value_row();
+          std::copy_n(rows + i * v.token_stride, value_dim_, row);
+          std::fill(row + value_dim_, row + value_row(), T{});
+        }
+      }
+      return n;
+    }
+    return 0;
   }
 
   /// Zeroes the values of token n, which share their pairs with those of the last token kept.

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "gqa/simd/isa.hpp"
 #include "gqa/simd/product.hpp"

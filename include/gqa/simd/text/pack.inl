@@ -21,27 +21,54 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, T* y) {
   if (i < n) store_some(y + i, load_some<Acc>(x + i, n - i) * factor + Acc{0}, n - i);
 }
 
-/// Transposes blocks of L x L through a buffer that stays in L1: reads along dims, writes along tokens.
-/// `load(token, d, count)` gives up to L consecutive elements; tokens past `keys` are 0. Writes `width`
-/// columns of each row of the tile.
+/// Lane l of the result is lane l of `low` where l has no bit `S`, else lane l - S of `high`; and the like
+/// for the other halves: lane l + S of `low`, or lane l of `high`.
+template <int S, class V, int... I>
+GQA_INLINE V keep_low(V low, V high, std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  return __builtin_shufflevector(low, high, ((I & S) == 0 ? I : L + I - S)...);
+}
+template <int S, class V, int... I>
+GQA_INLINE V keep_high(V low, V high, std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  return __builtin_shufflevector(low, high, ((I & S) == 0 ? I + S : L + I)...);
+}
+
+/// Exchanges bit S of the row with bit S of the lane, then the higher bits: all of them make a transpose.
+template <int S, int L, class V>
+GQA_INLINE void transpose_lanes(V (&rows)[L]) {
+  constexpr std::make_integer_sequence<int, L> lane_numbers;
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if ((i & S) != 0) continue;
+    const V low = rows[i], high = rows[i + S];
+    rows[i] = keep_low<S>(low, high, lane_numbers);
+    rows[i + S] = keep_high<S>(low, high, lane_numbers);
+  }
+  if constexpr (2 * S < L) transpose_lanes<2 * S>(rows);
+}
+
+/// Transposes blocks of L x L in registers: reads along dims, writes along tokens. `load(token, d, count)`
+/// gives up to L consecutive elements; tokens past `keys` are 0. Writes `width` columns of each row of the
+/// tile.
 template <class Element, class Load>
 GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Element* tile, Load load) {
-  constexpr Index L = lanes<Element>;
-  alignas(64) Element block[L][L];
+  constexpr int L = lanes<Element>;
   for (Index j = 0; j < width; j += L) {
     for (Index d = 0; d < dim; d += L) {
       const Index dims = dim - d < L ? dim - d : L;
+      Vec<Element> rows[L];
 #pragma GCC unroll 16
-      for (Index t = 0; t < L; ++t) store_vec(block[t], j + t < keys ? load(j + t, d, dims) : Vec<Element>{});
-      for (Index i = 0; i < dims; ++i) {
-        Vec<Element> v{};
+      for (int t = 0; t < L; ++t) rows[t] = j + t < keys ? load(j + t, d, dims) : Vec<Element>{};
+      transpose_lanes<1>(rows);
 #pragma GCC unroll 16
-        for (Index t = 0; t < L; ++t) v[t] = block[t][i];
+      for (int i = 0; i < L; ++i) {
+        if (i >= dims) break;
         Element* to = tile + (d + i) * tile_keys + j;
         if (j + L <= width)
-          store_vec(to, v);
+          store_vec(to, rows[i]);
         else
-          store_some(to, v, width - j);
+          store_some(to, rows[i], width - j);
       }
     }
   }
@@ -79,9 +106,10 @@ inline void interleave_pairs(const bfloat16* v, Index stride, Index keys, Index 
   for (Index j = 0; j < keys; j += 2) {
     const bfloat16* even = v + j * stride;
     const bfloat16* odd = even + stride;
-    for (Index c = 0; c < dim; c += L) {
+    for (Index c = 0; c < round_up(dim, padding); c += L) {
       const Index count = dim - c < L ? dim - c : L;
       const auto load = [&](const bfloat16* p) __attribute__((always_inline)) {
+        if (count <= 0) return U32{};
         return bits_as<U32>(count == L ? load_as<float>(p + c) : load_some<float>(p + c, count));
       };
       const U32 upper = j + 1 < keys ? load(odd) : U32{};

@@ -23,8 +23,6 @@ constexpr Kernels<T> kernels_table() {
   Kernels<T> table = avx512::kernels_table<T>();
   if constexpr (std::is_same_v<T, bfloat16>) {
     table.product_dot = &product<PairDot>;
-    table.transpose_pairs = &transpose_pairs;
-    table.interleave_pairs = &interleave_pairs;
   }
   return table;
 }
@@ -41,6 +39,10 @@ constexpr Kernels<T> kernels_table() {
   table.transpose_keys = &transpose_keys<T>;
   table.widen = &widen_packed<T>;
   table.all_finite = &all_finite<T>;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    table.transpose_pairs = &transpose_pairs;
+    table.interleave_pairs = &interleave_pairs;
+  }
   return table;
 }
 
