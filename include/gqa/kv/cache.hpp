@@ -270,6 +270,9 @@ class KVCache {
     }
   }
 
+  // A kernel transposes as many tokens as a vector has lanes, wanted or not.
+  static constexpr Index fewest_in_a_run = 4;
+
   /// Tokens [t, t + n) of one head at the beginning of `positions`, as many as a tile takes, by the kernels
   /// that pack a caller's rows; 0 where the elements are to be converted, or the bits of a neighbour kept.
   template <class TK, class TV>
@@ -281,7 +284,7 @@ class KVCache {
       const Index j = positions.begin % tile_keys;
       Index n = std::min(tile_keys - j, positions.size());
       if (positions.begin + n < written) n = round_down(n, E);
-      if (j % E != 0 || n < E) return 0;
+      if (j % E != 0 || n < fewest_in_a_run) return 0;
       const auto [keys, values] = tile_at(layer, head, positions.begin / tile_keys);
       const auto kernels = simd::kernels<T>(isa());
       const T* rows = v.at(0, t, head);
