@@ -103,7 +103,7 @@ inline void matrix_steps(const Product& p) {
   // See Streaming. Several row tiles prefetch the next B, which stands right behind this one.
   const Index step = p.streaming ? 4 * p.columns / (row_tiles * strips) : 0;
   const char* ahead =
-      static_cast<const char*>(p.b) + (row_tiles > 1 ? 2 * pairs * p.b_stride : narrow_block / 2);
+      static_cast<const char*>(p.b) + (row_tiles > 1 ? 2 * pairs * p.b_stride : stream_ahead(1));
   for (Index first = 0; first < p.rows;) {
     // All whole row tiles, then what is left: their tiles differ in shape.
     const Index rows = p.rows - first < tile_side ? p.rows - first : tile_side;

@@ -65,12 +65,16 @@ struct Streaming {
   Index step;
 };
 
-// Where several passes go over B, they go over a block at a time: 4 kB, or 8 kB where the products take
-// longer than memory. A single register tile of rows prefetches half a block ahead, as the first strip of
-// columns reads every other half row; several prefetch the whole next block while they multiply this one.
-// Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 4 rows a head 16.5 GB/s, with blocks of 64
-// keys 14.1; 16 rows a head 13.6, half a block ahead 10.1.
-inline constexpr Index narrow_block = 4096, wide_block = 8192;
+/// Where several passes go over B, they go over so many bytes of it at a time: a first-level cache's worth
+/// where the products take longer than memory anyway. A single register tile of rows prefetches half a block
+/// ahead, as the first strip of columns reads every other half row; several prefetch the whole next block
+/// while they multiply this one. Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 4 rows a head 16.5
+/// GB/s, with blocks of 64 keys 14.1; 16 rows a head 13.6, half a block ahead 10.1; 64 rows a head 12.5 ms,
+/// in blocks of 8 kB 13.6.
+GQA_INLINE Index stream_block(Index row_tiles) {
+  return row_tiles == 1 ? 4096 : row_tiles <= 4 ? 8192 : 32768;
+}
+GQA_INLINE Index stream_ahead(Index row_tiles) { return row_tiles == 1 ? 2048 : stream_block(row_tiles); }
 
 /// Rows x Vectors sums over the whole depth. Every loop over the sums is unrolled: one that is not would keep
 /// them in memory, at a third of the speed. A row's sums see the same operations in the same order whatever
@@ -130,7 +134,7 @@ inline void strip(const Product& p, Index column) {
   const Index row_bytes = p.columns * Format::group * static_cast<Index>(sizeof(B));
   const Index passes = tiles * (p.columns / width > 0 ? p.columns / width : 1);
   const Index steps = (p.depth + Format::group - 1) / Format::group;
-  const char* ahead = static_cast<const char*>(p.b) + (tiles > 1 ? wide_block : narrow_block / 2);
+  const char* ahead = static_cast<const char*>(p.b) + stream_ahead(tiles);
   Index row = 0;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index rows = (p.rows - row + (tiles - tile) - 1) / (tiles - tile);
@@ -184,7 +188,7 @@ void product(const Product& p) {
   using A = typename Format::A;
   using B = typename Format::B;
   const Index row_bytes = p.columns * static_cast<Index>(sizeof(B));
-  const Index block = p.rows > tile_rows ? wide_block : narrow_block;
+  const Index block = stream_block((p.rows + tile_rows - 1) / tile_rows);
   const Index depth = block / row_bytes / Format::group * Format::group;
   const bool one_pass = p.rows <= tile_rows && p.columns <= tile_vectors * lanes<typename Format::Acc>;
   if (!p.streaming || one_pass || depth == 0) return strips<Format>(p);
