@@ -188,16 +188,24 @@ class Worker {
     const RowState<Acc> result = fresh ? target : block_;
 
     score_products(seen, first_row, rows);
-    Acc scale = std::abs(call_.scale) == Acc{0} ? Acc{1} : std::abs(call_.scale);
-    if constexpr (!std::is_same_v<typename Call::ScoreType, ScoreChain<>>) {
-      modify_scores(seen, item, q, group, scale);
-      scale = 1;
-    }
+    const Acc scale = std::abs(call_.scale) == Acc{0} ? Acc{1} : std::abs(call_.scale);
     const Index first_column = seen.first_tile * tile_keys;
-    rows_.softmax({scores_ + first_column, score_stride, rows,
-                   (seen.last_tile + 1) * tile_keys - first_column, scale * std::numbers::log2e_v<Acc>,
-                   seen.whole ? nullptr : words_ + seen.first_tile, chunk_tiles,
-                   seen.whole ? 1 : seen.rows_per_mask, result.max, result.sum, products_.dot});
+    const auto softmax = [&](Index row, Index count, Acc factor) {
+      const std::uint64_t* words =
+          seen.whole ? nullptr : seen.row(row / seen.rows_per_mask) + seen.first_tile;
+      rows_.softmax({scores_ + row * score_stride + first_column, score_stride, count,
+                     (seen.last_tile + 1) * tile_keys - first_column, factor * std::numbers::log2e_v<Acc>,
+                     words, chunk_tiles, seen.whole ? 1 : seen.rows_per_mask, result.max + row,
+                     result.sum + row, products_.dot});
+    };
+    if constexpr (std::is_same_v<typename Call::ScoreType, ScoreChain<>>) {
+      softmax(0, rows, scale);
+    } else {
+      for (Index row = 0; row < rows; ++row) {
+        modify_scores(seen, item, q, row, group, scale);
+        softmax(row, 1, 1);  // while the row is in the first-level cache
+      }
+    }
     value_products(seen, rows, first_column, result.o);
     if (!fresh) merge(target, block_, rows);
     return true;
@@ -281,22 +289,24 @@ class Worker {
     if (!accumulate) std::fill(o, o + rows * o_stride_, Acc{0});
   }
 
-  /// scale -> soft-cap -> bias, on the scores that are seen and no others.
-  void modify_scores(const SeenKeys& seen, const WorkItem& item, Range q, Index group, Acc scale) {
-    const Index rows = q.size() * group, shift = call_.queries(item.seq).position_shift;
-    for (Index row = 0; row < rows; ++row) {
-      Acc* scores = scores_ + row * score_stride;
-      const Index q_head = call_.heads.q_head(item.kv_head, row % group);
-      for (Index t = seen.first_tile; t <= seen.last_tile; ++t) {
-        const std::uint64_t word = seen.whole ? ~std::uint64_t{0} : seen.row(row / seen.rows_per_mask)[t];
-        if (word == 0) continue;
-        const Index begin = t * tile_keys + std::countr_zero(word),
-                    end = (t + 1) * tile_keys - std::countl_zero(word);
-        rows_.scale(scores + begin, end - begin, scale);
-        call_.score.mod(
-            std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
-            ScoreRow{item.seq, q_head, q.begin + row / group + shift, chunk_.begin() + begin + shift});
-      }
+  /// scale -> soft-cap -> bias, on the scores of a row that are seen and no others.
+  void modify_scores(const SeenKeys& seen, const WorkItem& item, Range q, Index row, Index group, Acc scale) {
+    const Index shift = call_.queries(item.seq).position_shift;
+    const Index q_head = call_.heads.q_head(item.kv_head, row % group);
+    Acc* scores = scores_ + row * score_stride;
+    const auto word = [&](Index t) {
+      return seen.whole ? ~std::uint64_t{0} : seen.row(row / seen.rows_per_mask)[t];
+    };
+    for (Index t = seen.first_tile; t <= seen.last_tile; ++t) {
+      if (word(t) == 0) continue;
+      const Index begin = t * tile_keys + std::countr_zero(word(t));
+      // Tiles that adjoin are one run: a score function is called as seldom as can be.
+      while (t < seen.last_tile && std::countl_zero(word(t)) == 0 && (word(t + 1) & 1) != 0) ++t;
+      const Index end = (t + 1) * tile_keys - std::countl_zero(word(t));
+      rows_.scale(scores + begin, end - begin, scale);
+      call_.score.mod(
+          std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
+          ScoreRow{item.seq, q_head, q.begin + row / group + shift, chunk_.begin() + begin + shift});
     }
   }
 

@@ -144,6 +144,14 @@ void exp2_array(const Acc* x, Acc* y, Index n) {
   if (i < n) store_some(y + i, exp2_vec<Acc>(load_some<Acc>(x + i, n - i)), n - i);
 }
 
+/// 1 / x of normal positive numbers to 0x1p-23: three Newton steps, each of which squares the error, from the
+/// bits' difference, which is within a twentieth. A division takes longer than all of tanh without it.
+GQA_INLINE F32 reciprocal(F32 x) {
+  F32 r = bits_as<F32>(U32{} + 0x7ef31000u - bits_as<U32>(x));
+  for (int i = 0; i < 3; ++i) r = r + r * (1.0f - x * r);
+  return r;
+}
+
 /// tanh x = x P(x^2) / Q(x^2), relative error minimised on [0, 9.02] (Lawson's iteration in 60 digits):
 /// 0x1.7p-26, with the rounding of its 10 operations at most 4 epsilon. Beyond, tanh rounds to 1.
 GQA_INLINE F32 tanh_vec(F32 x) {
@@ -161,7 +169,7 @@ GQA_INLINE F32 tanh_vec(F32 x) {
   q = q * t + 0x1.a7dda8p-6f;
   q = q * t + 0x1.de5736p-2f;
   q = q * t + 1.0f;
-  const F32 y = max_of(splat(-1.0f), x * p / q);
+  const F32 y = max_of(splat(-1.0f), x * p * reciprocal(q));
   return -max_of(splat(-1.0f), -y);
 }
 /// Doubles are for references, not for speed.
