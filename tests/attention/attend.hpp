@@ -228,8 +228,6 @@ void expect_oracle(const Sizes& sizes, std::uint64_t seed, const How& how = {}) 
   expect_oracle(c, how);
 }
 
-using AllScalars = ::testing::Types<float, double, half, bfloat16>;
-
 /// Names typed tests by their dtype.
 struct ScalarNames {
   template <class T>

@@ -67,7 +67,7 @@ const std::vector<NamedMask>& masks() {
 
 template <class T>
 class MaskedAttention : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(MaskedAttention, Scalars);
 
 TYPED_TEST(MaskedAttention, IsTheOracles) {

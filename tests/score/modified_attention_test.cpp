@@ -31,7 +31,7 @@ class ModifiedAttention : public ::testing::Test {
   }
 };
 
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(ModifiedAttention, Scalars);
 
 double distance(Index q, Index kv) { return static_cast<double>(q > kv ? q - kv : kv - q); }

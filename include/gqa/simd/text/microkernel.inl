@@ -187,6 +187,7 @@ template <class Format>
 void product(const Product& p) {
   using A = typename Format::A;
   using B = typename Format::B;
+  if (p.columns == 0) return;
   const Index row_bytes = p.columns * static_cast<Index>(sizeof(B));
   const Index block = stream_block((p.rows + tile_rows - 1) / tile_rows);
   const Index depth = block / row_bytes / Format::group * Format::group;
