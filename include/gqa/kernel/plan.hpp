@@ -50,7 +50,10 @@ struct BlockSizes {
 /// values. A task has enough blocks to share the packing of a chunk, which costs as much as about 30 rows
 /// where a caller's rows lie pages apart, until it is about 1 %.
 constexpr BlockSizes block_sizes(Index head_dim, Index value_dim, Index scalar_bytes, Index cache_bytes) {
-  const Index row_bytes = (chunk_keys + head_dim + 2 * value_dim) * scalar_bytes;
+  // Sizes that overflow are refused elsewhere; here they only must not.
+  constexpr Index enough = Index{1} << 32;
+  const Index row_bytes =
+      (chunk_keys + std::min(head_dim, enough) + 2 * std::min(value_dim, enough)) * scalar_bytes;
   const Index block =
       std::clamp<Index>(round_down(cache_bytes / 2 / std::max<Index>(row_bytes, 1), 24), 24, 192);
   return {16 * block, block};
