@@ -126,7 +126,9 @@ TEST_F(BadInput, SizesThatOverflow) {
   const Index dim = Index{1} << 61;
   EXPECT_EQ(refused<std::length_error>(in(0, 1, dim), in(0, 1, dim), in(0, 1, 8), out(0, 1, 8)),
             "nothing thrown");
+#ifndef __SANITIZE_ADDRESS__  // which aborts where memory cannot be had
   EXPECT_THROW(attention(in(1, 1, dim), in(0, 1, dim), in(0, 1, dim)), std::exception);
+#endif
 }
 
 TEST_F(BadInput, EmptyIsNotBad) {
