@@ -7,10 +7,6 @@
 
 #if GQA_X86
 #include <immintrin.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 #endif
 
 namespace bench {
@@ -124,18 +120,6 @@ double dot(long rounds) {
 #pragma GCC pop_options
 #endif
 
-bool amx_granted() {
-#if defined(__linux__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned bf16 = 1u << 22, tile = 1u << 24;  // leaf 7, EDX
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & bf16) == 0 || (d & tile) == 0) return false;
-  constexpr long arch_req_xcomp_perm = 0x1023, xfeature_tile_data = 18;
-  return syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_tile_data) == 0;
-#else
-  return false;
-#endif
-}
-
 #endif  // GQA_X86
 
 }  // namespace
@@ -162,8 +146,7 @@ Arithmetic dot_bf16() {
 
 Arithmetic matrix_bf16() {
 #if GQA_X86
-  static const bool granted = amx_granted();
-  if (granted) return amx::dot;
+  if (gqa::supports(gqa::Isa::amx)) return amx::dot;
 #endif
   return nullptr;
 }

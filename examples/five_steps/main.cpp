@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <optional>
 #include <random>
 #include <stdexcept>
@@ -14,6 +13,7 @@
 #include <system_error>
 #include <thread>
 
+#include "failure.hpp"
 #include "five_steps.hpp"
 #include "generation.hpp"
 #include "gguf.hpp"
@@ -150,13 +150,6 @@ void run_model(const Options& options) {
               tokenizer.bytes(token).c_str(), max_difference(in_steps, in_one_go));
 }
 
-int fail(int code, std::string message) {
-  std::ranges::replace_if(
-      message, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7F'; }, '?');
-  std::cerr << "five_steps: " << message << "\n";
-  return code;
-}
-
 }  // namespace
 }  // namespace five_steps
 
@@ -171,15 +164,15 @@ int main(int argc, char** argv) {
       five_steps::run_random(options->window);
     else
       five_steps::run_model(*options);
-    if (std::fflush(stdout) != 0) return five_steps::fail(1, "cannot write to standard output");
+    if (std::fflush(stdout) != 0) return generate::fail("five_steps", 1, "cannot write to standard output");
     return 0;
   } catch (const gqa::format_error& error) {
-    return five_steps::fail(2, model + error.what());
+    return generate::fail("five_steps", 2, model + error.what());
   } catch (const std::invalid_argument& error) {
-    return five_steps::fail(2, error.what());
+    return generate::fail("five_steps", 2, error.what());
   } catch (const std::system_error& error) {
-    return five_steps::fail(2, error.what());
+    return generate::fail("five_steps", 2, error.what());
   } catch (const std::exception& error) {
-    return five_steps::fail(1, error.what());
+    return generate::fail("five_steps", 1, error.what());
   }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text from a model in a GGUF file, by the library's attention and KV cache. Text goes to standard output,
 // the report and errors to standard error; with --json everything is one object on standard output.
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <exception>
@@ -12,6 +11,7 @@
 #include <system_error>
 
 #include "chat_template.hpp"
+#include "failure.hpp"
 #include "generation.hpp"
 #include "gguf.hpp"
 #include "mapped_file.hpp"
@@ -112,14 +112,6 @@ void run(const Options& options) {
   }
 }
 
-/// Prints one line, whatever the message quotes from a file.
-int fail(int code, std::string message) {
-  std::ranges::replace_if(
-      message, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7F'; }, '?');
-  std::cerr << "generate: " << message << "\n";
-  return code;
-}
-
 }  // namespace
 }  // namespace generate
 
@@ -131,17 +123,17 @@ int main(int argc, char** argv) {
     if (!options) return 0;
     model = options->model.string() + ": ";
     generate::run(*options);
-    if (!std::cout) return generate::fail(1, "cannot write to standard output");
+    if (!std::cout) return generate::fail("generate", 1, "cannot write to standard output");
     return 0;
   } catch (const gqa::format_error& error) {
-    return generate::fail(2, model + error.what());
+    return generate::fail("generate", 2, model + error.what());
   } catch (const std::invalid_argument& error) {
-    return generate::fail(2, error.what());
+    return generate::fail("generate", 2, error.what());
   } catch (const std::system_error& error) {
-    return generate::fail(2, error.what());
+    return generate::fail("generate", 2, error.what());
   } catch (const std::bad_alloc&) {
-    return generate::fail(1, "not enough memory");
+    return generate::fail("generate", 1, "not enough memory");
   } catch (const std::exception& error) {
-    return generate::fail(1, error.what());
+    return generate::fail("generate", 1, error.what());
   }
 }

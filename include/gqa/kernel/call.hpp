@@ -91,16 +91,20 @@ struct Attention {
 
 constexpr Range shifted(Range r, Index by) { return {r.begin + by, r.end + by}; }
 
-/// Lets the mask, the score function and the sinks refuse a sequence they have no answer for.
+/// Lets the mask, the score function and the sinks (or null) refuse a sequence they have no answer for.
+template <class M, class Score>
+void check_extent(const AttentionExtent& extent, const M& mask, const Score& score, const SinkLogits* sinks) {
+  check_mask(mask, extent);
+  if constexpr (requires { score.check(extent); }) score.check(extent);
+  if (sinks != nullptr) sinks->check(extent);
+}
 template <class Call>
 void check_extent(const Call& call, Index seq) {
   const auto queries = call.queries(seq);
   const Range q = {queries.first_position, queries.first_position + queries.tokens};
-  const AttentionExtent extent{call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
-                               shifted(call.view.retained(seq), queries.position_shift)};
-  check_mask(call.mask, extent);
-  if constexpr (requires { call.score.check(extent); }) call.score.check(extent);
-  if (call.sinks != nullptr) call.sinks->check(extent);
+  check_extent({call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
+                shifted(call.view.retained(seq), queries.position_shift)},
+               call.mask, call.score, call.sinks);
 }
 
 }  // namespace gqa::detail

@@ -124,14 +124,13 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       begin[l + 1][seq] = begin[l][seq] + kv.retained(node_of[l][seq]).end;
   }
 
+  const SinkLogits* sink_logits = nullptr;
+  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) sink_logits = &sinks;
   // Before anything is asked of them: a mask with a table would look past its end.
   for (Index seq = 0; seq < num_seqs; ++seq) {
     const Index total = begin.back()[static_cast<std::size_t>(seq)];
-    const AttentionExtent extent{
-        num_seqs, heads.num_q_heads, {total - queries.tokens(seq), total}, {0, total}};
-    check_mask(mask, extent);
-    if constexpr (requires { score.check(extent); }) score.check(extent);
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) sinks.check(extent);
+    detail::check_extent({num_seqs, heads.num_q_heads, {total - queries.tokens(seq), total}, {0, total}},
+                         mask, score, sink_logits);
   }
   if (num_seqs == 0) return;
 
@@ -183,7 +182,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       detail::Attention<detail::MemberView<View>, std::remove_cvref_t<decltype(mask)>,
                         std::remove_cvref_t<decltype(score)>, decltype(member_queries)>
           call{view, member_queries, num_seqs, heads, mask, score, scale};
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
+      call.sinks = sink_logits;
       call.carried = carried;
       detail::attend(runner, call, workspace);
     }

@@ -111,6 +111,10 @@ class Chunk {
       const KVTile<T> tile = view.tile(seq, kv_head, want, scratch);
       const Index size = std::min(tile.size, want.size());
       const bool token_major = tile.layout == TileLayout::token_major;
+      for (Index j = 0; token_major && j < size; ++j) {
+        prefetch(tile.k + j * tile.k_stride, static_cast<std::size_t>(head_dim_) * sizeof(T));
+        prefetch(tile.v + j * tile.v_stride, static_cast<std::size_t>(value_dim_) * sizeof(T));
+      }
       // A dot product may add up whole steps of keys before it adds them to the rest: none may be cut in two.
       const bool cuts_step =
           kernels.dot && size < want.size() && (want.begin + size) % simd::matrix_depth != 0;
@@ -179,16 +183,16 @@ class Chunk {
   /// Copies `size` keys and values behind those there already, as token-major rows.
   void gather(const KVTile<T>& tile, Index there, Index size) {
     constexpr Index E = element_group<T>;
-    for (Index j = 0; j < size && tile.layout == TileLayout::packed; ++j) {
+    for (Index j = 0; j < size; ++j) {
       T* k = gathered_ + (there + j) * head_dim_;
       T* v = gathered_ + tile_keys * head_dim_ + (there + j) * value_dim_;
-      for (Index d = 0; d < head_dim_; ++d) k[d] = tile.k[d / E * tile.k_stride + j * E + d % E];
-      for (Index c = 0; c < value_dim_; ++c) v[c] = tile.v[j / E * tile.v_stride + c * E + j % E];
-    }
-    for (Index j = 0; j < size && tile.layout == TileLayout::token_major; ++j) {
-      std::copy_n(tile.k + j * tile.k_stride, head_dim_, gathered_ + (there + j) * head_dim_);
-      std::copy_n(tile.v + j * tile.v_stride, value_dim_,
-                  gathered_ + tile_keys * head_dim_ + (there + j) * value_dim_);
+      if (tile.layout == TileLayout::token_major) {
+        std::copy_n(tile.k + j * tile.k_stride, head_dim_, k);
+        std::copy_n(tile.v + j * tile.v_stride, value_dim_, v);
+      } else {
+        for (Index d = 0; d < head_dim_; ++d) k[d] = tile.k[d / E * tile.k_stride + j * E + d % E];
+        for (Index c = 0; c < value_dim_; ++c) v[c] = tile.v[j / E * tile.v_stride + c * E + j % E];
+      }
     }
   }
 
@@ -196,10 +200,6 @@ class Chunk {
     auto& piece = *::new (pieces_ + size_++) Piece<T>;
     piece.column = position - begin_;
     piece.size = size;
-    for (Index j = 0; j < size && tile.layout == TileLayout::token_major; ++j) {
-      prefetch(tile.k + j * tile.k_stride, static_cast<std::size_t>(head_dim_) * sizeof(T));
-      prefetch(tile.v + j * tile.v_stride, static_cast<std::size_t>(value_dim_) * sizeof(T));
-    }
     if (kernels.dot)
       read_pairs(tile, kernels, piece);
     else

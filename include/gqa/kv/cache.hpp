@@ -142,7 +142,10 @@ class KVCache {
       for (Index t = 0; t < span.size();) {
         const Index position = span.positions.begin + t;
         Index n = store_run(layer, head, {position, span.positions.end}, keys, values, t, written);
-        if (n == 0) store(layer, head, position, keys.at(0, t, head), values.at(0, t, head), written), n = 1;
+        if (n == 0) {
+          store(layer, head, position, keys.at(0, t, head), values.at(0, t, head), written);
+          n = 1;
+        }
         t += n;
       }
     }

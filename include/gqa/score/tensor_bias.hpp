@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
 #include "gqa/score/score_mod_concept.hpp"
 #include "gqa/score/score_tensor.hpp"
+#include "gqa/simd/kernels.hpp"
 
 namespace gqa {
 
@@ -22,9 +25,12 @@ class TensorBias {
     const Range keys = intersect({begin, begin + n}, tensor_.kv_positions());
     if (keys.empty() || !tensor_.q_positions().contains(at.q_pos)) return;
     const T* row = tensor_.row(at.seq, at.q_head, at.q_pos) + keys.begin;
-    detail::update_row(
-        scores.subspan(static_cast<std::size_t>(keys.begin - begin), static_cast<std::size_t>(keys.size())),
-        [=](Acc s, int j) { return s + static_cast<Acc>(row[j]); });
+    const auto biased =
+        scores.subspan(static_cast<std::size_t>(keys.begin - begin), static_cast<std::size_t>(keys.size()));
+    if constexpr (std::is_same_v<T, Acc>)
+      simd::row_kernels<Acc>(isa()).add(biased.data(), keys.size(), row);
+    else
+      detail::update_row(biased, [=](Acc s, int j) { return s + static_cast<Acc>(row[j]); });
   }
 
   void check(const AttentionExtent& extent) const { tensor_.check(extent, "bias tensor"); }

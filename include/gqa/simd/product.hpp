@@ -84,8 +84,8 @@ struct Kernels {
   void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Index width, Acc* tile);
   /// The same into pairs [dim/2][64][2], as they are stored. Null but for bfloat16, as is the next.
   void (*transpose_pairs)(const T* k, Index stride, Index keys, Index dim, Index width, T* tile);
-  /// Token-major values keys x dim to pairs [keys/2][dim][2], dims padded to whole vectors with 0. Beside an
-  /// odd last key stand zeros.
+  /// Token-major values keys x dim to pairs [keys/2][dim][2], dims padded to `padding` with 0. Beside an odd
+  /// last key stand zeros.
   void (*interleave_pairs)(const T* v, Index stride, Index keys, Index dim, T* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
   void (*widen)(const T* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);

@@ -178,7 +178,7 @@ GQA_INLINE F64 tanh_vec(F64 x) {
   return x;
 }
 
-/// x[j] = f(x[j], j, lane), in whole vectors and one partial one.
+/// x = f(x, index of its first element), in whole vectors and one partial one.
 template <class Acc, class F>
 GQA_INLINE void update_row(Acc* x, Index n, F f) {
   constexpr Index L = lanes<Acc>;

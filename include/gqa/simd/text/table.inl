@@ -2,28 +2,18 @@
 // The kernels of one instruction set as tables of pointers. Included once per instruction set, after the
 // others.
 
-#if GQA_SIMD_LEVEL >= 4
+#if GQA_SIMD_LEVEL >= 3
 
-template <class T>
-constexpr Kernels<T> kernels_table() {
-  Kernels<T> table = avx512bf16::kernels_table<T>();
-  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &matrix_product;
-  return table;
-}
-
-using avx512::convert_table;
-using avx512::row_table;
-
-#elif GQA_SIMD_LEVEL >= 3
-
-// The dot product is all that this set has over AVX-512: the other functions would be the same, compiled
-// twice.
+// The dot product is all that these sets have over AVX-512: the other functions would be the same, compiled
+// again.
 template <class T>
 constexpr Kernels<T> kernels_table() {
   Kernels<T> table = avx512::kernels_table<T>();
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    table.product_dot = &product<PairDot>;
-  }
+#if GQA_SIMD_LEVEL >= 4
+  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &matrix_product;
+#else
+  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &product<PairDot>;
+#endif
   return table;
 }
 
