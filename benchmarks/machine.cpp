@@ -14,14 +14,41 @@
 #include <iomanip>
 #include <sstream>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "peak.hpp"
 
 namespace bench {
-namespace {
 
 constexpr std::size_t MiB = std::size_t{1} << 20;
+
+/// Memory in huge pages where the system has them: the limit is that of memory, not of address translation.
+class Buffer {
+ public:
+  explicit Buffer(std::size_t size) : size_(size + margin) {
+    memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory_ == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(memory_, size_, MADV_HUGEPAGE);
+#endif
+    std::memset(memory_, 0, size_);
+  }
+  ~Buffer() { munmap(memory_, size_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  std::span<const std::byte> part(std::size_t begin, std::size_t size) const {
+    return {static_cast<const std::byte*>(memory_) + begin, size};
+  }
+
+ private:
+  static constexpr std::size_t margin = MiB;  // prefetches run past the end
+  std::size_t size_;
+  void* memory_;
+};
+
+namespace {
 
 double thread_cpu_seconds() {
   timespec now{};
@@ -57,67 +84,53 @@ double timed(int threads, Work work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double operations_per_second(Arithmetic arithmetic, int threads, long rounds) {
+  std::vector<double> operations(static_cast<std::size_t>(threads));
+  const double seconds =
+      timed(threads, [&](int thread) { operations[static_cast<std::size_t>(thread)] = arithmetic(rounds); });
+  double sum = 0;
+  for (double x : operations) sum += x;
+  return sum / seconds;
+}
+
 double peak(Arithmetic arithmetic, int threads) {
   if (arithmetic == nullptr) return 0;
   long rounds = 1000;
   while (timed(1, [&](int) { arithmetic(rounds); }) < 0.02) rounds *= 2;
   double best = 0;
-  for (int attempt = 0; attempt < 6; ++attempt) {
-    std::vector<double> operations(static_cast<std::size_t>(threads));
-    const double seconds = timed(
-        threads, [&](int thread) { operations[static_cast<std::size_t>(thread)] = arithmetic(rounds); });
-    double sum = 0;
-    for (double x : operations) sum += x;
-    best = std::max(best, sum / seconds);
-  }
+  for (int attempt = 0; attempt < 6; ++attempt)
+    best = std::max(best, operations_per_second(arithmetic, threads, rounds));
   return best;
 }
 
-/// Memory in huge pages where the system has them: the limit is that of memory, not of address translation.
-class Buffer {
- public:
-  explicit Buffer(std::size_t size) : size_(size + margin) {
-    memory_ = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    madvise(memory_, size_, MADV_HUGEPAGE);
-#endif
-    std::memset(memory_, 0, size_);
-  }
-  ~Buffer() { munmap(memory_, size_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  std::span<const std::byte> part(std::size_t begin, std::size_t size) const {
-    return {static_cast<const std::byte*>(memory_) + begin, size};
-  }
+/// One pattern, each thread reading `size` bytes of its own from `begin` on, `passes` times over.
+double read_speed(const Buffer& buffer, const ReadPattern& pattern, std::size_t begin, std::size_t size,
+                  int threads, int passes) {
+  const double seconds = timed(threads, [&](int thread) {
+    for (int i = 0; i < passes; ++i)
+      pattern.run(buffer.part(begin + static_cast<std::size_t>(thread) * size, size));
+  });
+  return static_cast<double>(size) * threads * passes / seconds;
+}
 
- private:
-  static constexpr std::size_t margin = MiB;  // prefetches run past the end
-  std::size_t size_;
-  void* memory_;
-};
-
-/// The best of the patterns, each thread reading `size` bytes of its own `passes` times over.
-double read_speed(const Buffer& buffer, std::size_t size, int threads, int passes,
-                  std::string* best_pattern) {
-  const auto run = [&](const ReadPattern& pattern) {
-    const double seconds = timed(threads, [&](int thread) {
-      for (int i = 0; i < passes; ++i)
-        pattern.run(buffer.part(static_cast<std::size_t>(thread) * size, size));
-    });
-    return static_cast<double>(size) * threads * passes / seconds;
+/// The best of the patterns and which that is.
+std::pair<double, int> best_read_speed(const Buffer& buffer, std::size_t size, int threads, int passes) {
+  const auto patterns = read_patterns();
+  const auto run = [&](int pattern) {
+    return read_speed(buffer, patterns[static_cast<std::size_t>(pattern)], 0, size, threads, passes);
   };
-  std::vector<std::pair<double, const ReadPattern*>> speeds;
-  for (const ReadPattern& pattern : read_patterns()) speeds.emplace_back(run(pattern), &pattern);
-  std::ranges::sort(speeds, std::greater<>{}, [](const auto& x) { return x.first; });
+  std::vector<std::pair<double, int>> speeds;
+  for (int i = 0; i < static_cast<int>(patterns.size()); ++i) speeds.emplace_back(run(i), i);
+  std::ranges::sort(speeds, std::greater<>{});
   speeds.resize(std::min<std::size_t>(speeds.size(), 3));  // the rest were slower; these get another chance
   for (int attempt = 0; attempt < 3; ++attempt) {
-    for (auto& [speed, pattern] : speeds) speed = std::max(speed, run(*pattern));
+    for (auto& [speed, pattern] : speeds) speed = std::max(speed, run(pattern));
   }
-  const auto best = *std::ranges::max_element(speeds, {}, [](const auto& x) { return x.first; });
-  if (best_pattern != nullptr) *best_pattern = best.second->name();
-  return best.first;
+  return *std::ranges::max_element(speeds);
 }
+
+/// Times over that `size` bytes make 128 MiB.
+int passes_over(std::size_t size) { return static_cast<int>(std::max<std::size_t>(1, 128 * MiB / size)); }
 
 std::size_t cache_size(int level) {
   std::size_t largest = 0;
@@ -176,23 +189,22 @@ Machine Machine::unmeasured() {
 
 Machine Machine::measure() {
   Machine machine = unmeasured();
-  const auto cores = static_cast<std::size_t>(machine.all_threads());
   // Past the last cache: at least twice its size, or a good part of every pass would be found in it.
   machine.footprint_ = std::min(std::max(1024 * MiB, 2 * machine.last_cache_), machine.free_memory_ / 2);
-  const std::size_t in_l2 = machine.l2_ / 2;
-  const std::size_t in_l3 = std::min(8 * machine.l2_, machine.last_cache_ / (2 * cores));
-  const Buffer buffer(std::max(machine.footprint_, in_l3 * cores));
+  const std::size_t in_l2 = machine.bytes_in(Level::l2), in_l3 = machine.bytes_in(Level::l3);
+  machine.buffer_ = std::make_shared<Buffer>(
+      std::max(machine.footprint_, in_l3 * static_cast<std::size_t>(machine.all_threads())));
+  const Buffer& buffer = *machine.buffer_;
   for (Limits& limits : machine.limits_) {
-    const auto n = static_cast<std::size_t>(limits.threads);
-    const auto passes = [](std::size_t size) {
-      return static_cast<int>(std::max<std::size_t>(1, 128 * MiB / size));
-    };
-    limits.fma_f32 = peak(fma_f32(), limits.threads);
-    limits.dot_bf16 = peak(dot_bf16(), limits.threads);
-    limits.matrix_bf16 = peak(matrix_bf16(), limits.threads);
-    limits.read_l2 = read_speed(buffer, in_l2, limits.threads, passes(in_l2), nullptr);
-    limits.read_l3 = read_speed(buffer, in_l3, limits.threads, passes(in_l3), nullptr);
-    limits.read_memory = read_speed(buffer, machine.footprint_ / n, limits.threads, 1, &limits.best_pattern);
+    const int n = limits.threads;
+    limits.fma_f32 = peak(fma_f32(), n);
+    limits.dot_bf16 = peak(dot_bf16(), n);
+    limits.matrix_bf16 = peak(matrix_bf16(), n);
+    std::tie(limits.read_l2, limits.patterns[0]) = best_read_speed(buffer, in_l2, n, passes_over(in_l2));
+    std::tie(limits.read_l3, limits.patterns[1]) = best_read_speed(buffer, in_l3, n, passes_over(in_l3));
+    std::tie(limits.read_memory, limits.patterns[2]) =
+        best_read_speed(buffer, machine.footprint_ / static_cast<std::size_t>(n), n, 1);
+    limits.best_pattern = read_patterns()[static_cast<std::size_t>(limits.patterns[2])].name();
   }
   // Several threads can do no less than one; measured less, the other processors were busy.
   const Limits& one = machine.limits_[0];
@@ -203,12 +215,57 @@ Machine Machine::measure() {
   return machine;
 }
 
-double Machine::bandwidth(int threads, double footprint) const {
-  const Limits& of = limits(threads);
-  if (footprint <= 0.75 * static_cast<double>(l2_) * of.threads) return of.read_l2;
+std::size_t Machine::bytes_in(Level level) const {
+  const auto cores = static_cast<std::size_t>(all_threads());
+  switch (level) {
+    case Level::l2:
+      return l2_ / 2;
+    case Level::l3:
+      return std::min(8 * l2_, last_cache_ / (2 * cores));
+    default:
+      return footprint_;
+  }
+}
+
+Machine::Level Machine::level(int threads, double footprint) const {
+  if (footprint <= 0.75 * static_cast<double>(l2_) * limits(threads).threads) return Level::l2;
   // A last cache is shared, often with other machines on the same host: half of it is as much as one may hope
   // for.
-  return footprint <= 0.5 * static_cast<double>(last_cache_) ? of.read_l3 : of.read_memory;
+  return footprint <= 0.5 * static_cast<double>(last_cache_) ? Level::l3 : Level::memory;
+}
+
+Speeds Machine::best(int threads, double footprint, bool bf16) const {
+  const Limits& of = limits(threads);
+  const double bytes[] = {of.read_l2, of.read_l3, of.read_memory};
+  return {bytes[static_cast<int>(level(threads, footprint))],
+          bf16 ? std::max(of.fma_f32, of.dot_bf16) : of.fma_f32};
+}
+
+Speeds Machine::now(int threads, double footprint, bool bf16) {
+  const Limits& of = limits(threads);
+  const Arithmetic unit = bf16 && of.dot_bf16 > of.fma_f32 ? dot_bf16() : fma_f32();
+  const auto rounds = [&] {  // of 5 ms
+    const double at_start = bf16 ? std::max(of.fma_f32, of.dot_bf16) : of.fma_f32;
+    return std::max(1L, static_cast<long>(0.005 * at_start / of.threads / unit(1)));
+  };
+  const Level where = level(threads, footprint);
+  const auto pattern = static_cast<std::size_t>(of.patterns[static_cast<std::size_t>(where)]);
+  const auto read = [&](std::size_t begin, std::size_t size, int passes) {
+    return read_speed(*buffer_, read_patterns()[pattern], begin, size, of.threads, passes);
+  };
+  Speeds speeds;
+  speeds.flops = operations_per_second(unit, of.threads, rounds());
+  if (where == Level::memory) {
+    const std::size_t size = 64 * MiB, all = size * static_cast<std::size_t>(of.threads);
+    if (next_ + all > footprint_) next_ = 0;
+    speeds.bytes = read(next_, size, 1);
+    next_ += all;
+  } else {
+    const std::size_t size = bytes_in(where);
+    read(0, size, 1);  // back into the cache
+    speeds.bytes = read(0, size, passes_over(size));
+  }
+  return speeds;
 }
 
 void Machine::describe() const {

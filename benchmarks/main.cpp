@@ -17,15 +17,14 @@
 namespace bench {
 namespace {
 
-/// The least time a row can take on this machine, in seconds; 0 where the machine was not measured.
-double floor_seconds(const Row& row, const Machine& machine) {
-  const Limits& limits = machine.limits(row.threads);
-  if (limits.read_memory == 0) return 0;
-  const double peak = row.dtype == Dtype::bf16 ? std::max(limits.fma_f32, limits.dot_bf16) : limits.fma_f32;
-  return std::max(row.bytes / machine.bandwidth(row.threads, row.footprint), row.flops / peak);
+/// The least time a row can take at these speeds, in seconds.
+double floor_seconds(const Row& row, const Speeds& speeds) {
+  return std::max(row.bytes / speeds.bytes, row.flops / speeds.flops);
 }
 
-void time(benchmark::State& state, const Row& row, const Machine& machine, Store& store) {
+/// Times one repetition of a row between two probes of the machine: what slows it for a moment slows both,
+/// and their ratio stays.
+void time(benchmark::State& state, const Row& row, Machine& machine, Store& store) {
   Subject* subject = nullptr;
   Eigen::ThreadPool* pool = nullptr;
   try {
@@ -36,20 +35,27 @@ void time(benchmark::State& state, const Row& row, const Machine& machine, Store
   } catch (const std::exception& error) {
     return state.SkipWithError(error.what());
   }
+  const bool bf16 = row.dtype == Dtype::bf16;
+  const auto probe = [&] { return machine.now(row.threads, row.footprint, bf16); };
+  const Speeds before = machine.measured() ? probe() : Speeds{};
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) subject->run(pool);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
 
-  const double floor = floor_seconds(row, machine);
   state.counters["bytes"] = row.bytes;
   state.counters["flops"] = row.flops;
-  state.counters["floor_ms"] = floor * 1e3;
-  state.counters["roofline"] = floor * static_cast<double>(state.iterations()) / elapsed.count();
-  const Limits& limits = machine.limits(row.threads);
-  if (row.dtype == Dtype::bf16 && limits.matrix_bf16 != 0 && row.flops != 0) {
-    state.counters["matrix_unit_floor_ms"] =
-        1e3 *
-        std::max(row.bytes / machine.bandwidth(row.threads, row.footprint), row.flops / limits.matrix_bf16);
+  if (machine.measured()) {
+    const Speeds after = probe();
+    const double seconds = elapsed.count() / static_cast<double>(state.iterations());
+    const double floor =
+        floor_seconds(row, {(before.bytes + after.bytes) / 2, (before.flops + after.flops) / 2});
+    Speeds best = machine.best(row.threads, row.footprint, bf16);
+    state.counters["floor_ms"] = floor * 1e3;
+    state.counters["roofline"] = floor / seconds;
+    state.counters["roofline_at_best"] = floor_seconds(row, best) / seconds;
+    best.flops = machine.limits(row.threads).matrix_bf16;
+    if (bf16 && best.flops != 0 && row.flops != 0)
+      state.counters["matrix_unit_floor_ms"] = 1e3 * floor_seconds(row, best);
   }
   for (const auto& [key, value] : row.counters) state.counters[key] = value;
   state.SetLabel(row.footprint <= 0.5 * static_cast<double>(machine.last_cache()) ? "in cache"
@@ -100,7 +106,7 @@ int run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
 
-  const Machine machine = unmeasured ? Machine::unmeasured() : Machine::measure();
+  Machine machine = unmeasured ? Machine::unmeasured() : Machine::measure();
   machine.describe();
   benchmark::AddCustomContext("gqa/version", std::to_string(gqa::version.major) + "." +
                                                  std::to_string(gqa::version.minor) + "." +
