@@ -12,26 +12,35 @@ GQA_INLINE auto lane_mask(std::uint64_t bits) {
   return (one & (Bits{} + static_cast<Lane>(bits))) != Bits{};
 }
 
-/// The lanes' sum and maximum, always by the same tree.
-template <class Acc>
-GQA_INLINE Acc sum_lanes(Vec<Acc> v) {
-  Acc x[lanes<Acc>];
-  store_vec(x, v);
+/// All lanes as one, always by the same tree: x[i] = f(x[i], x[i + width / 2]). In quarters of a register of
+/// AVX-512, as GCC would take a whole one apart lane by lane.
+template <class Acc, class F>
+GQA_INLINE Acc combine_lanes(Vec<Acc> v, F f) {
+  using Quarter = typename VecOf<Acc>::Quarter;
+  constexpr int parts = GQA_SIMD_BYTES / 16, in_part = 16 / static_cast<int>(sizeof(Acc));
+  Quarter part[parts];
+  store_vec(part, v);
 #pragma GCC unroll 4
-  for (int width = lanes<Acc> / 2; width > 0; width /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < width; ++i) x[i] += x[i + width];
+  for (int width = parts / 2; width > 0; width /= 2)
+#pragma GCC unroll 4
+    for (int i = 0; i < width; ++i) part[i] = f(part[i], part[i + width]);
+  Acc x[in_part];
+  store_vec(x, part[0]);
+#pragma GCC unroll 4
+  for (int width = in_part / 2; width > 0; width /= 2)
+#pragma GCC unroll 4
+    for (int i = 0; i < width; ++i) x[i] = f(x[i], x[i + width]);
   return x[0];
 }
 template <class Acc>
+GQA_INLINE Acc sum_lanes(Vec<Acc> v) {
+  return combine_lanes<Acc>(
+      v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+}
+template <class Acc>
 GQA_INLINE Acc max_lanes(Vec<Acc> v) {
-  Acc x[lanes<Acc>];
-  store_vec(x, v);
-#pragma GCC unroll 4
-  for (int width = lanes<Acc> / 2; width > 0; width /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < width; ++i) x[i] = x[i + width] > x[i] ? x[i + width] : x[i];
-  return x[0];
+  return combine_lanes<Acc>(
+      v, [](auto a, auto b) __attribute__((always_inline)) { return b > a ? b : a; });
 }
 
 /// The mask is applied first, so that the two passes below see -inf wherever nothing counts.
@@ -48,56 +57,76 @@ inline void apply_mask(Acc* row, Index columns, const std::uint64_t* mask) {
 }
 
 template <class Acc>
-void softmax(const SoftmaxBlock<Acc>& block) {
+GQA_INLINE Acc largest_of(const Acc* row, Index columns) {
+  constexpr int L = lanes<Acc>;
+  using V = Vec<Acc>;
+  const V nothing = splat(-static_cast<Acc>(__builtin_inf()));
+  // max_of(new, old) keeps old where new is NaN; the NaN comes back in the exponential.
+  V top[4] = {nothing, nothing, nothing, nothing};
+  for (Index j = 0; j < columns; j += 4 * L)
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) top[u] = max_of(load_vec<V>(row + j + u * L), top[u]);
+  return max_lanes<Acc>(max_of(max_of(top[0], top[1]), max_of(top[2], top[3])));
+}
+
+/// row[j] = 2^(row[j] * scale - max), or pairs of bfloat16 at its front; max and sum as in SoftmaxBlock.
+template <class Acc>
+GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc largest, Acc& max, Acc& total) {
   constexpr int L = lanes<Acc>;
   using V = Vec<Acc>;
   const Acc infinity = static_cast<Acc>(__builtin_inf());
-  for (Index r = 0; r < block.rows; ++r) {
-    Acc* row = block.scores + r * block.stride;
-    if (block.mask != nullptr)
-      apply_mask(row, block.columns, block.mask + r / block.rows_per_mask * block.mask_stride);
-
-    // max_of(new, old) keeps old where new is NaN; the NaN comes back in the exponential.
-    V top[4] = {splat(-infinity), splat(-infinity), splat(-infinity), splat(-infinity)};
-    for (Index j = 0; j < block.columns; j += 4 * L)
-#pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) top[u] = max_of(load_vec<V>(row + j + u * L), top[u]);
-    const Acc largest = max_lanes<Acc>(max_of(max_of(top[0], top[1]), max_of(top[2], top[3])));
-
-    // A row of nothing keeps max = -inf, but subtracts 0: its exponentials are 2^-inf = 0, or NaN from a NaN.
-    const Acc row_max = largest == -infinity ? largest : largest * block.scale;
-    const V scale = splat(block.scale);
-    V shift = splat(largest == -infinity ? Acc{0} : row_max);
-    // From 2^mantissa on the rounding of row_max is itself an exponent that can over- or underflow: such rows
-    // are shifted before they are scaled.
-    const Acc far = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
-    if ((row_max >= far && row_max < infinity) || (row_max <= -far && row_max > -infinity)) {
-      for (Index j = 0; j < block.columns; j += L) store_vec(row + j, load_vec<V>(row + j) - splat(largest));
-      shift = V{};
+  // A row of nothing keeps max = -inf, but subtracts 0: its exponentials are 2^-inf = 0, or NaN from a NaN.
+  const Acc row_max = largest == -infinity ? largest : largest * block.scale;
+  const V scale = splat(block.scale);
+  V shift = splat(largest == -infinity ? Acc{0} : row_max);
+  // From 2^mantissa on the rounding of row_max is itself an exponent that can over- or underflow: such rows
+  // are shifted before they are scaled.
+  const Acc far = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
+  if ((row_max >= far && row_max < infinity) || (row_max <= -far && row_max > -infinity)) {
+    for (Index j = 0; j < block.columns; j += L) store_vec(row + j, load_vec<V>(row + j) - splat(largest));
+    shift = V{};
+  }
+  V sum[2] = {V{}, V{}};
+  for (Index j = 0; j < block.columns; j += 2 * L) {
+    V p[2];
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) {
+      // The scale belongs into the exponent's multiply-subtract: q then stays what the caller gave. Beside
+      // a weight of 1, those too small to count are 0.
+      p[u] = exp2_vec<Acc, true>(load_vec<V>(row + j + u * L) * scale - shift);
+      sum[u] += p[u];
     }
-    V sum[2] = {V{}, V{}};
-    for (Index j = 0; j < block.columns; j += 2 * L) {
-      V p[2];
+    if constexpr (std::is_same_v<Acc, float>) {
+      if (block.pack_pairs) {  // the write at 2 bytes an element never overtakes the read at 4
+        bfloat16* packed = reinterpret_cast<bfloat16*>(row) + j;
 #pragma GCC unroll 2
-      for (int u = 0; u < 2; ++u) {
-        // The scale belongs into the exponent's multiply-subtract: q then stays what the caller gave. Beside
-        // a weight of 1, those too small to count are 0.
-        p[u] = exp2_vec<Acc, true>(load_vec<V>(row + j + u * L) * scale - shift);
-        sum[u] += p[u];
+        for (int u = 0; u < 2; ++u) store_as(packed + u * L, p[u]);
+        continue;
       }
-      if constexpr (std::is_same_v<Acc, float>) {
-        if (block.pack_pairs) {  // the write at 2 bytes an element never overtakes the read at 4
-          bfloat16* packed = reinterpret_cast<bfloat16*>(row) + j;
-#pragma GCC unroll 2
-          for (int u = 0; u < 2; ++u) store_as(packed + u * L, p[u]);
-          continue;
-        }
-      }
-#pragma GCC unroll 2
-      for (int u = 0; u < 2; ++u) store_vec(row + j + u * L, p[u]);
     }
-    block.max[r] = row_max;
-    block.sum[r] = sum_lanes<Acc>(sum[0] + sum[1]);
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) store_vec(row + j + u * L, p[u]);
+  }
+  max = row_max;
+  total = sum_lanes<Acc>(sum[0] + sum[1]);
+}
+
+template <class Acc>
+void softmax(const SoftmaxBlock<Acc>& block) {
+  // One row's maximum, and then its sum, are all latency at the end: two rows hide it for each other, and are
+  // still in the first-level cache for their second pass.
+  constexpr Index rows_at_once = 2;
+  for (Index first = 0; first < block.rows; first += rows_at_once) {
+    const Index end = first + rows_at_once < block.rows ? first + rows_at_once : block.rows;
+    Acc largest[rows_at_once];
+    for (Index r = first; r < end; ++r) {
+      Acc* row = block.scores + r * block.stride;
+      if (block.mask != nullptr)
+        apply_mask(row, block.columns, block.mask + r / block.rows_per_mask * block.mask_stride);
+      largest[r - first] = largest_of(row, block.columns);
+    }
+    for (Index r = first; r < end; ++r)
+      exponentials(block, block.scores + r * block.stride, largest[r - first], block.max[r], block.sum[r]);
   }
 }
 

@@ -19,6 +19,7 @@ struct VecOf;
 template <>
 struct VecOf<float> {
   using type = F32;
+  using Quarter = float __attribute__((vector_size(16)));
   using Int = I32;
   using Bits = U32;
   using Lane = unsigned;
@@ -26,6 +27,7 @@ struct VecOf<float> {
 template <>
 struct VecOf<double> {
   using type = F64;
+  using Quarter = double __attribute__((vector_size(16)));
   using Int = I64;
   using Bits = U64;
   using Lane = unsigned long long;
