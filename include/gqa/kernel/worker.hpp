@@ -75,35 +75,35 @@ class Worker {
     const Range q_positions = {queries.first_position + item.q.begin, queries.first_position + item.q.end};
     const Range kv = intersect(intersect(item.kv, retained), mask.bounds(q_positions));
 
-    pack_queries(queries, item, group);
     const Index block_tokens = std::max<Index>(1, block_rows_ / group);
     const bool split = item.split >= 0;
     const Index num_blocks = ceil_div(item.q.size(), block_tokens);
     const bool resume = call_.carried.resume && !split;
     if (resume) load_carried(item, group);
     std::fill(touched_, touched_ + num_blocks, resume);
-    for (Index chunk = item.kv.begin / chunk_keys; chunk * chunk_keys < item.kv.end; ++chunk) {
+    // A block's queries are packed when its first chunk comes and its output is written after its last one,
+    // while they are in the caches anyway.
+    const Range chunks = {item.kv.begin / chunk_keys, ceil_div(item.kv.end, chunk_keys)};
+    for (Index chunk = chunks.begin; chunk < std::max(chunks.end, chunks.begin + 1); ++chunk) {
       RowState<Acc> target = total_;
-      if (split) target = slots.from((item.slot + chunk - item.kv.begin / chunk_keys) * slot_rows, o_stride_);
+      if (split) target = slots.from((item.slot + chunk - chunks.begin) * slot_rows, o_stride_);
       const bool visible = !intersect(kv, {chunk * chunk_keys, (chunk + 1) * chunk_keys}).empty() &&
                            read_chunk(mask, item, chunk, q_positions, retained, num_rows);
       for (Index block = 0; block < num_blocks; ++block) {
         const Index token = block * block_tokens, tokens = std::min(block_tokens, item.q.size() - token);
         const Range q = {q_positions.begin + token, q_positions.begin + token + tokens};
         const RowState<Acc> rows = target.from(token * group, o_stride_);
+        WorkItem part = item;
+        part.q = {item.q.begin + token, item.q.begin + token + tokens};
+        if (chunk == chunks.begin) pack_queries(queries, part, token * group, group);
         if (visible &&
             attend_block(mask, item, q, token * group, group, retained, rows, !touched_[block] || split))
           touched_[block] = true;
-        else if (split)
+        else if (split || (chunk + 1 >= chunks.end && !touched_[block]))
           rows.clear(tokens * group, o_stride_);
+        if (chunk + 1 >= chunks.end && !split) finish(part, rows);
       }
     }
-    if (split) return;
-    for (Index block = 0; block < num_blocks; ++block) {
-      const Index token = block * block_tokens, tokens = std::min(block_tokens, item.q.size() - token);
-      if (!touched_[block]) total_.from(token * group, o_stride_).clear(tokens * group, o_stride_);
-    }
-    finish(item, total_);
   }
 
   /// Merges the chunks of a split in ascending order, as run() does one by one, and writes the output.
@@ -123,7 +123,7 @@ class Worker {
   /// Rows of queries are position-major: row = token * group + head, so that a causal block's rows end in
   /// order.
   template <class Queries>
-  void pack_queries(const Queries& queries, const WorkItem& item, Index group) {
+  void pack_queries(const Queries& queries, const WorkItem& item, Index first_row, Index group) {
     using TQ = std::remove_const_t<std::remove_pointer_t<decltype(queries.q)>>;
     // A negative scale turns q around and a zero one clears it, exactly; the softmax then multiplies by
     // |scale| or 1.
@@ -136,7 +136,7 @@ class Worker {
         if (token + rows_ahead < item.q.end)
           prefetch(from + rows_ahead * queries.q_token_stride,
                    static_cast<std::size_t>(call_.head_dim()) * sizeof(TQ));
-        const Index row = (token - item.q.begin) * group + i;
+        const Index row = first_row + (token - item.q.begin) * group + i;
         Acc* to = q_ + row * q_stride_;
         if constexpr (std::is_same_v<TQ, bfloat16>) {
           if (products_.dot) {  // the same rows, as bfloat16 in pairs; scores_ is free until the first block
@@ -213,13 +213,14 @@ class Worker {
 
   /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
   void score_products(const SeenKeys& seen, Index first_row, Index rows) {
+    simd::MatrixUnit unit;
     for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
       const Index tile = piece->column / tile_keys;
       const auto multiply = [&](Index row, Index count, Range columns) {
         columns.begin = round_down(columns.begin, simd::padding);
         piece->k.product({q_row(first_row + row), q_stride_, piece->k.at(0, columns.begin), piece->k.stride,
                           scores_ + row * score_stride + piece->column + columns.begin, score_stride, count,
-                          call_.head_dim(), columns.size(), false, streams(rows)});
+                          call_.head_dim(), columns.size(), false, streams(rows), 0, &unit});
       };
       if (seen.tiles[tile] == Coverage::full)
         multiply(0, rows, {0, piece->size});
@@ -227,6 +228,12 @@ class Worker {
         for_row_runs(seen, tile, piece->column % tile_keys, piece->size, masked_run_rows,
                      [&](const RowRun& run) { multiply(run.row, run.rows, run.columns); });
     }
+    release(unit);
+  }
+
+  /// Before other people's code may run, which may use the unit too.
+  void release(simd::MatrixUnit& unit) const {
+    if (products_.stored.release != nullptr) products_.stored.release(unit);
   }
 
   /// The keys from `piece` on that are seen in full and whose values stand one after another, up to
@@ -249,6 +256,7 @@ class Worker {
   /// see it.
   void value_products(const SeenKeys& seen, Index rows, Index first_column, Acc* o) {
     bool accumulate = false;
+    simd::MatrixUnit unit;
     for (auto* piece = chunk_.pieces_begin(); piece != chunk_.pieces_end(); ++piece) {
       const Index tile = piece->column / tile_keys, offset = piece->column % tile_keys,
                   group = piece->v.group;
@@ -262,7 +270,7 @@ class Worker {
           p = reinterpret_cast<const bfloat16*>(p_row + first_column) + (column - first_column);
         v.product({p, products_.dot ? 2 * score_stride : score_stride, v.at(keys.begin, 0), v.stride,
                    o + row * o_stride_, o_stride_, count, keys.size(), o_stride_, accumulate, streams(rows),
-                   column});
+                   column, &unit});
       };
       if (seen.tiles[tile] == Coverage::full && piece->size % group == 0) {
         const Index keys = adjoining_keys(seen, piece, rows);
@@ -285,6 +293,7 @@ class Worker {
         });
       }
     }
+    release(unit);
     // No piece for what the block may see: the item's queries together knew that there is nothing.
     if (!accumulate) std::fill(o, o + rows * o_stride_, Acc{0});
   }

@@ -25,6 +25,13 @@ inline constexpr Index element_group = std::is_same_v<T, bfloat16> ? 2 : 1;
 /// Elements of depth that a matrix unit multiplies in one step, at multiples of as many.
 inline constexpr Index matrix_depth = 32;
 
+/// How a matrix unit is set. Kept from one product to the next, as setting it takes as long as a small
+/// product.
+struct MatrixUnit {
+  Index rows = 0;        // of a tile of A; 0: not set
+  Index last_pairs = 0;  // of a last step of fewer pairs; 0: there was none
+};
+
 /// C[rows x columns] = A[rows x depth] * B[depth x columns], or += where `accumulate`.
 /// Element (k, n) of B stands at `b[(k / E) * b_stride + n * E + k % E]` for element group E.
 /// Columns are computed in whole vectors: B must be readable, and C writable, up to the next multiple of
@@ -38,8 +45,9 @@ struct Product {
   Index c_stride;
   Index rows, depth, columns;
   bool accumulate;
-  bool streaming = false;  // B is read from memory, once: prefetch it
-  Index depth_begin = 0;   // where the depth begins, of what it is a part of: matrix units care
+  bool streaming = false;      // B is read from memory, once: prefetch it
+  Index depth_begin = 0;       // where the depth begins, of what it is a part of: matrix units care
+  MatrixUnit* unit = nullptr;  // stays set for the next product, until released; null: set for this one only
 };
 
 /// Softmax of a block of scores in place, row by row: p = 2^(s * scale - max), with max = the row's largest s
@@ -79,6 +87,7 @@ struct Kernels {
 
   void (*product)(const Product&);      // A is Acc, B is T
   void (*product_dot)(const Product&);  // A is bfloat16, B is bfloat16; null without a dot product
+  void (*release)(MatrixUnit&);         // null where product_dot sets no unit
   /// Token-major rows keys x dim to dim-major [dim][64], widened. Writes `width` columns, those past `keys`
   /// as 0.
   void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Index width, Acc* tile);

@@ -18,7 +18,9 @@ struct alignas(64) TileConfig {
 
 inline constexpr Index step_pairs = matrix_depth / 2;
 
-GQA_INLINE void configure_tiles(Index rows, Index last_pairs) {
+GQA_INLINE void configure_tiles(Index rows, Index last_pairs, MatrixUnit& unit) {
+  if (unit.rows == rows && (last_pairs == 0 || unit.last_pairs == last_pairs)) return;
+  unit = {rows, last_pairs};
   TileConfig config;
   for (int tile = 0; tile < 5; ++tile) config.set(tile, rows, 64);
   config.set(5, step_pairs, 64);
@@ -95,7 +97,7 @@ GQA_INLINE void matrix_block(const Product& p, Index row, Index column, Streamin
 }
 
 /// A product whose depth begins with a whole step.
-inline void matrix_steps(const Product& p) {
+inline void matrix_steps(const Product& p, MatrixUnit& unit) {
   constexpr Index tile_side = 16;
   const Index row_tiles = (p.rows + tile_side - 1) / tile_side;
   const Index strips = p.columns / 64 > 0 ? p.columns / 64 : 1;
@@ -108,7 +110,7 @@ inline void matrix_steps(const Product& p) {
     // All whole row tiles, then what is left: their tiles differ in shape.
     const Index rows = p.rows - first < tile_side ? p.rows - first : tile_side;
     const Index end = rows < tile_side ? p.rows : first + (p.rows - first) / tile_side * tile_side;
-    configure_tiles(rows, pairs % step_pairs);
+    configure_tiles(rows, pairs % step_pairs, unit);
     for (Index column = 0; column < p.columns;) {
       const Index tiles = p.columns - column >= 64 ? 4 : (p.columns - column + 15) / 16;
       for (Index row = first; row < end; row += rows) {
@@ -135,22 +137,29 @@ inline void matrix_steps(const Product& p) {
   }
 }
 
+inline void release_matrix_unit(MatrixUnit& unit) {
+  if (unit.rows != 0) _tile_release();
+  unit = {};
+}
+
 /// The unit adds the products of a step before it adds them to the sum, so steps begin at multiples of
 /// matrix_depth whatever the product begins with: then the pieces that keys come in show in no bit.
 inline void matrix_product(const Product& p) {
   asm volatile("" : : : "memory");  // the tile loads do not say what they read
+  MatrixUnit own;
+  MatrixUnit& unit = p.unit != nullptr ? *p.unit : own;
   const Index head = (matrix_depth - p.depth_begin % matrix_depth) % matrix_depth;
   if (head == 0 || head >= p.depth) {
-    matrix_steps(p);
+    matrix_steps(p, unit);
   } else {
     Product part = p;
     part.depth = head;
-    matrix_steps(part);
+    matrix_steps(part, unit);
     part.a = static_cast<const bfloat16*>(p.a) + head;
     part.b = static_cast<const bfloat16*>(p.b) + head / 2 * p.b_stride;
     part.depth = p.depth - head;
     part.accumulate = true;
-    matrix_steps(part);
+    matrix_steps(part, unit);
   }
-  _tile_release();
+  release_matrix_unit(own);
 }

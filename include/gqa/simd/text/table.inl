@@ -10,7 +10,10 @@ template <class T>
 constexpr Kernels<T> kernels_table() {
   Kernels<T> table = avx512::kernels_table<T>();
 #if GQA_SIMD_LEVEL >= 4
-  if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &matrix_product;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    table.product_dot = &matrix_product;
+    table.release = &release_matrix_unit;
+  }
 #else
   if constexpr (std::is_same_v<T, bfloat16>) table.product_dot = &product<PairDot>;
 #endif
