@@ -191,6 +191,45 @@ TEST(ProductDot, TheRowsOfACallAndWhatStreamsChangeNoBit) {
   }
 }
 
+TEST(ProductDot, AUnitThatStaysSetChangesNoBit) {
+  constexpr Index depth = 90, columns = 80, rows = 37;
+  const auto a = test::random_values<bfloat16>(16, rows * depth),
+             b = test::random_values<bfloat16>(17, depth * columns);
+  for (Isa isa : test::supported_isas()) {
+    const auto kernels = simd::kernels<bfloat16>(isa);
+    if (kernels.product_dot == nullptr) continue;
+    EXPECT_EQ(kernels.release != nullptr, isa == Isa::amx);
+    simd::MatrixUnit unit;
+    // Shapes that follow one another share all of a unit's settings, some, or none.
+    for (auto [count, deep] : {std::pair<Index, Index>{4, 64},
+                               {4, 64},
+                               {4, 90},
+                               {4, 32},
+                               {4, 74},
+                               {16, 64},
+                               {37, 90},
+                               {5, 90},
+                               {5, 64}}) {
+      const auto run = [&](simd::MatrixUnit* kept) {
+        std::vector<float> c(at(count * columns));
+        kernels.product_dot({a.data(), depth, b.data(), columns * 2, c.data(), columns, count, deep, columns,
+                             false, false, 0, kept});
+        return c;
+      };
+      const auto kept = run(&unit);
+      if (kernels.release != nullptr) {
+        EXPECT_NE(unit.rows, 0);
+        kernels.release(unit);
+        EXPECT_EQ(unit.rows, 0);
+      }
+      const auto alone = run(nullptr);
+      EXPECT_EQ(kept, alone) << name(isa) << " " << count << " rows, depth " << deep;
+      EXPECT_EQ(run(&unit), alone) << name(isa) << " " << count << " rows, depth " << deep;
+    }
+    if (kernels.release != nullptr) kernels.release(unit);
+  }
+}
+
 TEST(ProductDot, PartsOfADepthAreTheWholeAtMultiplesOfAStep) {
   // Keys that cannot be seen weigh 0 or are not there: a part may begin and end anywhere inside a step.
   constexpr Index depth = 160, columns = 32, rows = 5;

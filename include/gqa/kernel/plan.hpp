@@ -85,9 +85,9 @@ struct Plan {
   Index max_rows = 0;   ///< query rows of the largest item
 };
 
-/// A call worth less than this runs on one thread: waking another takes about 10 us here, and the estimate
-/// below is rough by a factor of two either way.
-inline constexpr double min_parallel_ns = 30000;
+/// A call worth less than this runs on one thread: waking another takes about 10 us here, and what the caches
+/// hold takes a third of the estimate below.
+inline constexpr double min_parallel_ns = 50000;
 
 namespace detail {
 
