@@ -201,15 +201,10 @@ TEST(ProductDot, AUnitThatStaysSetChangesNoBit) {
     EXPECT_EQ(kernels.release != nullptr, isa == Isa::amx);
     simd::MatrixUnit unit;
     // Shapes that follow one another share all of a unit's settings, some, or none.
-    for (auto [count, deep] : {std::pair<Index, Index>{4, 64},
-                               {4, 64},
-                               {4, 90},
-                               {4, 32},
-                               {4, 74},
-                               {16, 64},
-                               {37, 90},
-                               {5, 90},
-                               {5, 64}}) {
+    constexpr std::pair<Index, Index> shapes[] = {{4, 64},  {4, 64},  {4, 90}, {4, 32}, {4, 74},
+                                                  {16, 64}, {37, 90}, {5, 90}, {5, 64}};
+    for (const auto& shape : shapes) {
+      const Index count = shape.first, deep = shape.second;
       const auto run = [&](simd::MatrixUnit* kept) {
         std::vector<float> c(at(count * columns));
         kernels.product_dot({a.data(), depth, b.data(), columns * 2, c.data(), columns, count, deep, columns,
