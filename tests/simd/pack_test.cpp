@@ -2,6 +2,8 @@
 // Moving tiles about: every element lands in its place, padding is zero, nothing else is read or written.
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -141,28 +143,34 @@ TYPED_TEST(Pack, InfinitiesOfOppositeSignDoNotCancel) {
 TEST(PackPairs, AreThereWithTheDotProduct) {
   for (Isa isa : test::supported_isas()) {
     const auto kernels = simd::kernels<bfloat16>(isa);
-    EXPECT_NE(kernels.transpose_pairs, nullptr);
+    EXPECT_NE(kernels.transpose_stored, nullptr);
     EXPECT_NE(kernels.interleave_pairs, nullptr);
   }
 }
 
-TEST(PackPairs, TransposedKeysStandInPairsOfDims) {
+/// Bit for bit: a NaN's payload is the caller's.
+template <class T>
+void expect_transposed_as_stored() {
+  constexpr Index E = element_group<T>;
   for (Isa isa : test::supported_isas()) {
-    const auto transpose = simd::kernels<bfloat16>(isa).transpose_pairs;
-    if (transpose == nullptr) continue;
+    const auto transpose = simd::kernels<T>(isa).transpose_stored;
+    ASSERT_NE(transpose, nullptr);
     for (Index keys : {1, 3, 16, 17, 63, 64}) {
       for (Index dim : {1, 2, 7, 31, 32, 33, 64, 80, 113}) {
         for (Index width : {keys, tile_keys}) {
           const Index stride = dim + 3;
-          const Exact<bfloat16> k(rows_of<bfloat16>(keys, dim, stride, 4));
-          std::vector<bfloat16> tile(at(round_up(dim, 2) * tile_keys), bfloat16{-7.0f});
+          auto rows = rows_of<T>(keys, dim, stride, 4);
+          const std::uint16_t signalling = std::is_same_v<T, half> ? 0x7c01 : 0x7f81;
+          std::memcpy(static_cast<void*>(&rows[at((keys - 1) * stride)]), &signalling, sizeof signalling);
+          const Exact<T> k(rows);
+          std::vector<T> tile(at(round_up(dim, E) * tile_keys), T{-7.0f});
           transpose(k.data.get(), stride, keys, dim, width, tile.data());
-          for (Index d = 0; d < round_up(dim, 2); ++d) {
+          for (Index d = 0; d < round_up(dim, E); ++d) {
             for (Index j = 0; j < tile_keys; ++j) {
-              const bfloat16 expected = j >= width              ? bfloat16{-7.0f}
-                                        : j >= keys || d >= dim ? bfloat16{}
-                                                                : k.data[at(j * stride + d)];
-              ASSERT_EQ(tile[at((d / 2 * tile_keys + j) * 2 + d % 2)], expected)
+              const T expected = j >= width              ? T{-7.0f}
+                                 : j >= keys || d >= dim ? T{}
+                                                         : k.data[at(j * stride + d)];
+              ASSERT_EQ(std::memcmp(&tile[at((d / E * tile_keys + j) * E + d % E)], &expected, sizeof(T)), 0)
                   << "keys " << keys << ", dim " << dim << ", width " << width << ": " << d << ", " << j;
             }
           }
@@ -170,6 +178,12 @@ TEST(PackPairs, TransposedKeysStandInPairsOfDims) {
       }
     }
   }
+}
+
+TEST(PackStored, TransposedKeysAreTheCallersBits) {
+  expect_transposed_as_stored<half>();
+  expect_transposed_as_stored<bfloat16>();
+  for (Isa isa : test::supported_isas()) EXPECT_EQ(simd::kernels<float>(isa).transpose_stored, nullptr);
 }
 
 TEST(PackPairs, InterleavedValuesStandInPairsOfKeys) {

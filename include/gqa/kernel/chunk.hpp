@@ -251,7 +251,7 @@ class Chunk {
     const Index column = piece.column, offset = column % tile_keys;
     T* keys = reinterpret_cast<T*>(keys_) + (column - offset) * round_up(head_dim_, E) + offset * E;
     T* values = reinterpret_cast<T*>(values_) + round_up(column, E) * value_stride_;
-    kernels.stored.transpose_pairs(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
+    kernels.stored.transpose_stored(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
     kernels.stored.interleave_pairs(tile.v, tile.v_stride, piece.size, value_dim_, values, value_stride_ * E);
     piece.k.data = bytes(keys);
     piece.k.stride = tile_keys * E;

@@ -281,8 +281,7 @@ class KVCache {
   template <class TK, class TV>
   Index store_run(Index layer, Index head, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
                   Index t, Index written) {
-    if constexpr (std::is_same_v<std::remove_const_t<TK>, T> && std::is_same_v<std::remove_const_t<TV>, T> &&
-                  !std::is_same_v<T, half>) {
+    if constexpr (std::is_same_v<std::remove_const_t<TK>, T> && std::is_same_v<std::remove_const_t<TV>, T>) {
       constexpr Index E = element_group<T>;
       const Index j = positions.begin % tile_keys;
       Index n = std::min(tile_keys - j, positions.size());
@@ -291,12 +290,14 @@ class KVCache {
       const auto [keys, values] = tile_at(layer, head, positions.begin / tile_keys);
       const auto kernels = simd::kernels<T>(isa());
       const T* rows = v.at(0, t, head);
+      if constexpr (std::is_same_v<T, Accumulator<T>>)
+        kernels.transpose_keys(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j);
+      else
+        kernels.transpose_stored(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j * E);
       if constexpr (E == 2) {
-        kernels.transpose_pairs(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j * E);
         kernels.interleave_pairs(rows, v.token_stride, n, value_dim_, values + j / E * value_stride(),
                                  value_stride());
       } else {
-        kernels.transpose_keys(k.at(0, t, head), k.token_stride, n, head_dim_, n, keys + j);
         for (Index i = 0; i < n; ++i) {
           T* row = values + (j + i) * value_row();
           std::copy_n(rows + i * v.token_stride, value_dim_, row);

@@ -91,10 +91,11 @@ struct Kernels {
   /// Token-major rows keys x dim to dim-major [dim][64], widened. Writes `width` columns, those past `keys`
   /// as 0.
   void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Index width, Acc* tile);
-  /// The same into pairs [dim/2][64][2], as they are stored. Null but for bfloat16, as is the next.
-  void (*transpose_pairs)(const T* k, Index stride, Index keys, Index dim, Index width, T* tile);
+  /// The same unconverted, into the tile as it is stored: for bfloat16 in pairs [dim/2][64][2]. Null where T
+  /// is its own accumulator.
+  void (*transpose_stored)(const T* k, Index stride, Index keys, Index dim, Index width, T* tile);
   /// Token-major values keys x dim to pairs [keys/2][dim][2], dims padded to `padding` with 0. Beside an odd
-  /// last key stand zeros.
+  /// last key stand zeros. Null but for bfloat16.
   void (*interleave_pairs)(const T* v, Index stride, Index keys, Index dim, T* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
   void (*widen)(const T* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);

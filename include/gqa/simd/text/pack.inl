@@ -50,10 +50,22 @@ GQA_INLINE void transpose_lanes(V (&rows)[L]) {
 
 /// Transposes blocks of L x L in registers: reads along dims, writes along tokens. `load(token, d, count)`
 /// gives up to L consecutive elements; tokens past `keys` are 0. Writes `width` columns of each row of the
-/// tile.
-template <class Element, class Load>
-GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Element* tile, Load load) {
+/// tile, of elements of 16 bits the lower half of each lane.
+template <class Element, class Out, class Load>
+GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Load load) {
   constexpr int L = lanes<Element>;
+  const auto store = [](Out * to, Vec<Element> row, Index count) __attribute__((always_inline)) {
+    const auto write = [&](auto v) __attribute__((always_inline)) {
+      if (count >= L)
+        store_vec(to, v);
+      else
+        __builtin_memcpy(static_cast<void*>(to), &v, static_cast<unsigned long>(count) * sizeof(Out));
+    };
+    if constexpr (sizeof(Out) == 2)
+      write(__builtin_convertvector(bits_as<U32>(row), U16));
+    else
+      write(row);
+  };
   for (Index j = 0; j < width; j += L) {
     for (Index d = 0; d < dim; d += L) {
       const Index dims = dim - d < L ? dim - d : L;
@@ -64,11 +76,7 @@ GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Element* tile
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) {
         if (i >= dims) break;
-        Element* to = tile + (d + i) * tile_keys + j;
-        if (j + L <= width)
-          store_vec(to, rows[i]);
-        else
-          store_some(to, rows[i], width - j);
+        store(tile + (d + i) * tile_keys + j, rows[i], width - j);
       }
     }
   }
@@ -81,6 +89,21 @@ void transpose_keys(const T* k, Index stride, Index keys, Index dim, Index width
       keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const T* row = k + token * stride + d;
         return count == lanes<Acc> ? load_as<Acc>(row) : load_some<Acc>(row, count);
+      });
+}
+
+/// Each half in a 32-bit lane of its own, unconverted.
+inline void transpose_halves(const half* k, Index stride, Index keys, Index dim, Index width, half* tile) {
+  transpose_tile<float>(
+      keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+        const half* row = k + token * stride + d;
+        U16 bits{};
+        if (count == lanes<float>)
+          bits = load_vec<U16>(row);
+        else
+          __builtin_memcpy(&bits, static_cast<const void*>(row),
+                           static_cast<unsigned long>(count) * sizeof(half));
+        return bits_as<F32>(__builtin_convertvector(bits, U32));
       });
 }
 

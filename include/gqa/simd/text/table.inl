@@ -32,8 +32,9 @@ constexpr Kernels<T> kernels_table() {
   table.transpose_keys = &transpose_keys<T>;
   table.widen = &widen_packed<T>;
   table.all_finite = &all_finite<T>;
+  if constexpr (std::is_same_v<T, half>) table.transpose_stored = &transpose_halves;
   if constexpr (std::is_same_v<T, bfloat16>) {
-    table.transpose_pairs = &transpose_pairs;
+    table.transpose_stored = &transpose_pairs;
     table.interleave_pairs = &interleave_pairs;
   }
   return table;
