@@ -78,7 +78,7 @@ TYPED_TEST(ScoresAndSinks, PiecesThreadsAndTheCacheChangeNoBit) {
 
 TYPED_TEST(ScoresAndSinks, SplitDecodeChangesNoBit) {
   using T = TypeParam;
-  const AttentionCase<T> c(Sizes{1, 4000, this->H, this->G, this->D, this->Dv}, 9);
+  const AttentionCase<T> c(Sizes{1, 9000, this->H, this->G, this->D, this->Dv}, 9);
   const ContiguousKV<T> kv(c.k_view(), c.v_view());
   Threads one(1), eight(8);
   EXPECT_TRUE(same(this->run(eight, c.q_view(), kv), this->run(one, c.q_view(), kv)));
