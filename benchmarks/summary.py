@@ -33,7 +33,8 @@ class Summary:
         names = [n for n in names if n in self.rows]
         if names:
             shares = [self.rows[n]["roofline"] for n in names]
-            self.add(what, f"roofline >= {target:.2f}", ", ".join(f"{s:.2f}" for s in shares), min(shares) >= target)
+            best = ", ".join(f"{self.rows[n]['roofline_at_best']:.2f}" for n in names)
+            self.add(what, f"roofline >= {target:.2f}", ", ".join(f"{s:.2f}" for s in shares) + f" (at best {best})", min(shares) >= target)
 
     def ratio(self, what, above, below, target, at_most=False):
         pairs = [(self.ms(a), self.ms(b)) for a, b in zip(above, below) if a in self.rows and b in self.rows]
