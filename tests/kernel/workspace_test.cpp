@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "support/sanitizers.hpp"
+
 namespace gqa {
 namespace {
 
@@ -23,7 +25,7 @@ TEST(Workspace, GrowsAndIsAligned) {
 }
 
 TEST(Workspace, IsUsableAfterItCouldNotGrow) {
-#ifdef __SANITIZE_ADDRESS__
+#if GQA_TEST_ADDRESS_SANITIZER
   GTEST_SKIP() << "its operator new does not throw";
 #endif
   Workspace workspace;

@@ -13,16 +13,11 @@
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
 #include "gqa/score/score_mod.hpp"
+#include "support/sanitizers.hpp"
 
 // A sanitizer brings an allocator of its own, which must not be replaced; other C libraries name theirs
 // otherwise.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define GQA_SANITIZED 1
-#endif
-#endif
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(GQA_SANITIZED)
+#if defined(__GLIBC__) && !GQA_TEST_SANITIZED
 #define GQA_COUNTS_ALLOCATIONS 1
 #else
 #define GQA_COUNTS_ALLOCATIONS 0

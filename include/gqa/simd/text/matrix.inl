@@ -37,7 +37,7 @@ template <int Tiles>
 GQA_INLINE void matrix_block(const Product& p, Index row, Index column, Streaming streaming) {
   const Index a_bytes = 2 * p.a_stride, b_bytes = 2 * p.b_stride, c_bytes = 4 * p.c_stride;
   const char* a = static_cast<const char*>(p.a) + row * a_bytes;
-  const char* b = static_cast<const char*>(p.b) + 4 * column;
+  const char* b = static_cast<const char*>(p.b) + (p.depth == 0 ? 0 : 4 * column);
   char* c = static_cast<char*>(p.c) + row * c_bytes + 4 * column;
   if (p.accumulate) {
     _tile_loadd(0, c, c_bytes);
@@ -53,7 +53,7 @@ GQA_INLINE void matrix_block(const Product& p, Index row, Index column, Streamin
   Index pairs = (p.depth + 1) / 2;
   for (; pairs >= step_pairs; pairs -= step_pairs) {
     for (Index line = 0; line < step_pairs * streaming.step; line += 64)
-      __builtin_prefetch(streaming.ahead + line);
+      __builtin_prefetch(reinterpret_cast<const void*>(streaming.ahead + line));
     streaming.ahead += step_pairs * streaming.step;
     _tile_loadd(4, a, a_bytes);
     _tile_loadd(5, b, b_bytes);
@@ -104,8 +104,8 @@ inline void matrix_steps(const Product& p, MatrixUnit& unit) {
   const Index pairs = (p.depth + 1) / 2;
   // See Streaming. Several row tiles prefetch the next B, which stands right behind this one.
   const Index step = p.streaming ? 4 * p.columns / (row_tiles * strips) : 0;
-  const char* ahead =
-      static_cast<const char*>(p.b) + (row_tiles > 1 ? 2 * pairs * p.b_stride : stream_ahead(1));
+  const Index ahead =
+      reinterpret_cast<Index>(p.b) + (row_tiles > 1 ? 2 * pairs * p.b_stride : stream_ahead(1));
   for (Index first = 0; first < p.rows;) {
     // All whole row tiles, then what is left: their tiles differ in shape.
     const Index rows = p.rows - first < tile_side ? p.rows - first : tile_side;

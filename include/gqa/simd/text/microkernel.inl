@@ -61,7 +61,7 @@ struct PairDot {
 /// `ahead` and on. The passes over the block (its strips of columns, and each one's register tiles of rows)
 /// share the prefetching out, so that memory is asked for in the order it stands and at an even pace.
 struct Streaming {
-  const char* ahead;
+  Index ahead;  // an address, perhaps past the end of what there is: no pointer may be
   Index step;
 };
 
@@ -96,7 +96,7 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) sum[i][j] = typename Format::Sum{};
   }
-  const char* ahead = streaming.ahead;
+  Index ahead = streaming.ahead;
   for (Index k = 0; k < depth; k += Format::group) {
 #pragma GCC unroll 2
     for (int part = 0; part < Format::parts; ++part) {
@@ -104,7 +104,8 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) {
         // One prefetch beside each load: eight at once, before all loads, are a tenth slower.
-        if (Prefetch && part == 0 && 64 * j < streaming.step) __builtin_prefetch(ahead + 64 * j);
+        if (Prefetch && part == 0 && 64 * j < streaming.step)
+          __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64 * j));
         row[j] = Format::load(b + j * L * Format::group, part);
       }
 #pragma GCC unroll 8
@@ -128,13 +129,14 @@ inline void strip(const Product& p, Index column) {
   using B = typename Format::B;
   constexpr Index width = Vectors * lanes<typename Format::Acc>;
   const auto* a = static_cast<const typename Format::A*>(p.a);
-  const auto* b = static_cast<const B*>(p.b) + column * Format::group;
+  // Where the depth is 0 there may be no B at all.
+  const auto* b = static_cast<const B*>(p.b) + (p.depth == 0 ? 0 : column * Format::group);
   auto* c = static_cast<typename Format::Acc*>(p.c) + column;
   const Index tiles = (p.rows + tile_rows - 1) / tile_rows;
   const Index row_bytes = p.columns * Format::group * static_cast<Index>(sizeof(B));
   const Index passes = tiles * (p.columns / width > 0 ? p.columns / width : 1);
   const Index steps = (p.depth + Format::group - 1) / Format::group;
-  const char* ahead = static_cast<const char*>(p.b) + stream_ahead(tiles);
+  const Index ahead = reinterpret_cast<Index>(p.b) + stream_ahead(tiles);
   Index row = 0;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index rows = (p.rows - row + (tiles - tile) - 1) / (tiles - tile);
