@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iomanip>
 #include <sstream>
+#include <string>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -204,7 +205,6 @@ Machine Machine::measure() {
     std::tie(limits.read_l3, limits.patterns[1]) = best_read_speed(buffer, in_l3, n, passes_over(in_l3));
     std::tie(limits.read_memory, limits.patterns[2]) =
         best_read_speed(buffer, machine.footprint_ / static_cast<std::size_t>(n), n, 1);
-    limits.best_pattern = read_patterns()[static_cast<std::size_t>(limits.patterns[2])].name();
   }
   // Several threads can do no less than one; measured less, the other processors were busy.
   const Limits& one = machine.limits_[0];
@@ -217,14 +217,7 @@ Machine Machine::measure() {
 
 std::size_t Machine::bytes_in(Level level) const {
   const auto cores = static_cast<std::size_t>(all_threads());
-  switch (level) {
-    case Level::l2:
-      return l2_ / 2;
-    case Level::l3:
-      return std::min(8 * l2_, last_cache_ / (2 * cores));
-    default:
-      return footprint_;
-  }
+  return level == Level::l2 ? l2_ / 2 : std::min(8 * l2_, last_cache_ / (2 * cores));
 }
 
 Machine::Level Machine::level(int threads, double footprint) const {
@@ -244,17 +237,15 @@ Speeds Machine::best(int threads, double footprint, bool bf16) const {
 Speeds Machine::now(int threads, double footprint, bool bf16) {
   const Limits& of = limits(threads);
   const Arithmetic unit = bf16 && of.dot_bf16 > of.fma_f32 ? dot_bf16() : fma_f32();
-  const auto rounds = [&] {  // of 5 ms
-    const double at_start = bf16 ? std::max(of.fma_f32, of.dot_bf16) : of.fma_f32;
-    return std::max(1L, static_cast<long>(0.005 * at_start / of.threads / unit(1)));
-  };
+  const double at_start = best(threads, footprint, bf16).flops;
+  const long rounds = std::max(1L, static_cast<long>(0.005 * at_start / of.threads / unit(1)));  // of 5 ms
   const Level where = level(threads, footprint);
   const auto pattern = static_cast<std::size_t>(of.patterns[static_cast<std::size_t>(where)]);
   const auto read = [&](std::size_t begin, std::size_t size, int passes) {
     return read_speed(*buffer_, read_patterns()[pattern], begin, size, of.threads, passes);
   };
   Speeds speeds;
-  speeds.flops = operations_per_second(unit, of.threads, rounds());
+  speeds.flops = operations_per_second(unit, of.threads, rounds);
   if (where == Level::memory) {
     const std::size_t size = 64 * MiB, all = size * static_cast<std::size_t>(of.threads);
     if (next_ + all > footprint_) next_ = 0;
@@ -278,7 +269,8 @@ void Machine::describe() const {
       AddCustomContext("machine/" + std::string(name) + "/threads:" + std::to_string(of.threads), value);
     };
     add("read_memory_GBps", giga(of.read_memory));
-    add("read_memory_pattern", of.best_pattern);
+    add("read_memory_pattern",
+        measured() ? read_patterns()[static_cast<std::size_t>(of.patterns[2])].name() : std::string());
     add("read_l3_GBps", giga(of.read_l3));
     add("read_l2_GBps", giga(of.read_l2));
     add("fma_f32_GFLOPs", giga(of.fma_f32));

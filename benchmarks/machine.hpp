@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <memory>
-#include <string>
 
 namespace bench {
 
@@ -18,7 +17,6 @@ struct Limits {
   double fma_f32 = 0;
   double dot_bf16 = 0;
   double matrix_bf16 = 0;
-  std::string best_pattern;          ///< the one that read memory fastest
   std::array<int, 3> patterns = {};  ///< the fastest in L2, L3 and memory, by its place in read_patterns()
 };
 
@@ -58,6 +56,7 @@ class Machine {
  private:
   enum class Level { l2, l3, memory };
   Level level(int threads, double footprint) const;
+  /// What fits well inside the level, of the two that are caches.
   std::size_t bytes_in(Level level) const;
 
   std::array<Limits, 2> limits_;  ///< one thread, all threads

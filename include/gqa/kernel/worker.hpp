@@ -83,10 +83,11 @@ class Worker {
     std::fill(touched_, touched_ + num_blocks, resume);
     // A block's queries are packed when its first chunk comes and its output is written after its last one,
     // while they are in the caches anyway.
-    const Range chunks = {item.kv.begin / chunk_keys, ceil_div(item.kv.end, chunk_keys)};
-    for (Index chunk = chunks.begin; chunk < std::max(chunks.end, chunks.begin + 1); ++chunk) {
+    const Index first = item.kv.begin / chunk_keys;
+    const Index last = std::max(ceil_div(item.kv.end, chunk_keys) - 1, first);
+    for (Index chunk = first; chunk <= last; ++chunk) {
       RowState<Acc> target = total_;
-      if (split) target = slots.from((item.slot + chunk - chunks.begin) * slot_rows, o_stride_);
+      if (split) target = slots.from((item.slot + chunk - first) * slot_rows, o_stride_);
       const bool visible = !intersect(kv, {chunk * chunk_keys, (chunk + 1) * chunk_keys}).empty() &&
                            read_chunk(mask, item, chunk, q_positions, retained, num_rows);
       for (Index block = 0; block < num_blocks; ++block) {
@@ -95,13 +96,13 @@ class Worker {
         const RowState<Acc> rows = target.from(token * group, o_stride_);
         WorkItem part = item;
         part.q = {item.q.begin + token, item.q.begin + token + tokens};
-        if (chunk == chunks.begin) pack_queries(queries, part, token * group, group);
+        if (chunk == first) pack_queries(queries, part, token * group, group);
         if (visible &&
             attend_block(mask, item, q, token * group, group, retained, rows, !touched_[block] || split))
           touched_[block] = true;
-        else if (split || (chunk + 1 >= chunks.end && !touched_[block]))
+        else if (split || (chunk == last && !touched_[block]))
           rows.clear(tokens * group, o_stride_);
-        if (chunk + 1 >= chunks.end && !split) finish(part, rows);
+        if (chunk == last && !split) finish(part, rows);
       }
     }
   }
@@ -139,7 +140,7 @@ class Worker {
         const Index row = first_row + (token - item.q.begin) * group + i;
         Acc* to = q_ + row * q_stride_;
         if constexpr (std::is_same_v<TQ, bfloat16>) {
-          if (products_.dot) {  // the same rows, as bfloat16 in pairs; scores_ is free until the first block
+          if (products_.dot) {  // the same rows, as bfloat16 in pairs; scores_ is free between blocks
             bfloat16* packed = reinterpret_cast<bfloat16*>(q_) + row * q_stride_;
             std::fill(packed + call_.head_dim(), packed + q_stride_, bfloat16{});
             for (Index d = 0; d < call_.head_dim(); d += chunk_keys) {
