@@ -6,10 +6,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <latch>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace gqa {
@@ -165,7 +168,120 @@ TEST_P(Pool, SharedByCallersOfManyThreads) {
   EXPECT_EQ(total, 4 * 50 * 7);
 }
 
+TEST_P(Pool, ACallDoesNotWaitForABusyPool) {
+  // Every thread of the pool is taken until after the call has returned: waiting for one would not end.
+  // Latches that the threads share: they may look at them a little longer than this test lasts.
+  const auto taken = std::make_shared<std::latch>(GetParam()), free = std::make_shared<std::latch>(1);
+  for (int i = 0; i < GetParam(); ++i) {
+    pool.Schedule([=] {
+      taken->count_down();
+      free->wait();
+    });
+  }
+  taken->wait();
+  for (int round = 0; round < 300; ++round) {
+    std::atomic<int> ran{0};
+    executor.parallel_for(40, [&](Index) { ++ran; });
+    ASSERT_EQ(ran, 40);
+  }
+  EXPECT_THROW(executor.parallel_for(9, [](Index i) { throw static_cast<int>(i); }), int);
+  free->count_down();
+  // The helpers of all those calls come now, and find nothing to do.
+  EXPECT_EQ(runs(executor, 100), ones(100));
+}
+
+TEST_P(Pool, ThreadsThatWaitForWhatTheirCallerDoesNext) {
+  const auto next = std::make_shared<std::latch>(1), waited = std::make_shared<std::latch>(GetParam());
+  for (int i = 0; i < GetParam(); ++i) {
+    pool.Schedule([=] {
+      next->wait();
+      waited->count_down();
+    });
+  }
+  EXPECT_EQ(runs(executor, 30), ones(30));
+  next->count_down();
+  waited->wait();
+}
+
+TEST_P(Pool, TwoPoolsThatCallOnEachOther) {
+  // All threads of both are at work when they call.
+  Eigen::ThreadPool other(GetParam());
+  const PoolExecutor there(other);
+  const auto all = std::make_shared<std::latch>(2 * GetParam()),
+             done = std::make_shared<std::latch>(2 * GetParam());
+  std::atomic<int> inner{0};
+  const auto call = [&, all, done](const PoolExecutor& callee) {
+    all->arrive_and_wait();
+    callee.parallel_for(8, [&](Index) { ++inner; });
+    done->count_down();
+  };
+  for (int i = 0; i < GetParam(); ++i) {
+    pool.Schedule([&, call] { call(there); });
+    other.Schedule([&, call] { call(executor); });
+  }
+  done->wait();
+  EXPECT_EQ(inner, 2 * GetParam() * 8);
+}
+
+TEST_P(Pool, MayGoBeforeTheHelpersItNeverStarted) {
+  std::atomic<int> ran{0};
+  {
+    Eigen::ThreadPool short_lived(GetParam());
+    for (int i = 0; i < GetParam(); ++i)
+      short_lived.Schedule([] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); });
+    PoolExecutor(short_lived).parallel_for(50, [&](Index) { ++ran; });
+  }
+  EXPECT_EQ(ran, 50);
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, Pool, ::testing::Values(1, 2, 3, 8));
+
+/// A pool that takes a few tasks, runs them when it likes or never, and then throws.
+class UnwillingPool : public Eigen::ThreadPoolInterface {
+ public:
+  explicit UnwillingPool(int willing) : willing_(willing) {}
+  ~UnwillingPool() override { run(); }
+
+  void Schedule(std::function<void()> task) override {
+    if (willing_-- == 0) throw std::runtime_error("no more");
+    tasks_.push_back(std::move(task));
+  }
+  int NumThreads() const override { return 8; }
+  int CurrentThreadId() const override { return -1; }
+  void run() {
+    for (auto& task : std::exchange(tasks_, {})) task();
+  }
+
+ private:
+  int willing_;
+  std::vector<std::function<void()>> tasks_;
+};
+
+TEST(UnwillingPool, WhatScheduleThrowsReachesTheCallerAndNothingStaysBehind) {
+  for (int willing = 0; willing < 7; ++willing) {
+    UnwillingPool pool(willing);
+    {
+      int ran = 0;
+      const auto task = [&](Index) { ++ran; };
+      EXPECT_THROW(PoolExecutor(pool).parallel_for(20, task), std::runtime_error);
+      EXPECT_EQ(ran, 0);
+    }
+    pool.run();  // the task is gone
+    EXPECT_EQ(runs(Serial{}, 3), ones(3));
+  }
+}
+
+TEST(UnwillingPool, HelpersThatComeLateServeNoOtherCall) {
+  UnwillingPool pool(100);
+  EXPECT_EQ(runs(PoolExecutor(pool), 20), ones(20));
+  // The same queue is taken again, while the first call's helpers are still to come.
+  std::vector<int> count(20);
+  PoolExecutor(pool).parallel_for(20, [&](Index i) {
+    if (i == 10) pool.run();
+    ++count[static_cast<std::size_t>(i)];
+  });
+  EXPECT_EQ(count, ones(20));
+}
 
 /// The least an Executor is.
 struct Own {

@@ -16,9 +16,11 @@ struct ThreadPoolDevice;
 #include <atomic>
 #include <concepts>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -63,57 +65,116 @@ class Serial {
 
 namespace detail {
 
-/// Counts tasks out to whoever asks and keeps the first exception; after one,
-/// the rest are skipped.
+/// The tasks of one parallel_for, counted out to whoever asks.
+///
+/// A helper may come at any time, or never: a pool can be busy for longer than the work takes, or wait for
+/// its caller. So a call waits for those helpers alone that are at work, and closes the door behind its last
+/// task. A helper that comes late must find something to look at: queues are never freed, but taken again for
+/// later calls, and each call has its own number.
 class TaskQueue {
  public:
-  TaskQueue(Index n, TaskRef task, Index workers) : n_(n), task_(task), working_(workers) {}
+  /// Opens the queue for a call and returns its number.
+  std::uint64_t open(Index n, TaskRef task) {
+    n_ = n;
+    task_ = task;
+    next_.store(0, std::memory_order_relaxed);
+    failed_.store(false, std::memory_order_relaxed);
+    error_ = nullptr;
+    const std::uint64_t door = door_.load(std::memory_order_relaxed) | is_open;
+    door_.store(door, std::memory_order_release);
+    return door / one_call;
+  }
+
+  /// The work of a helper that was sent for by call `call`: none where that is over.
+  void help(std::uint64_t call) noexcept {
+    std::uint64_t door = door_.load(std::memory_order_relaxed);
+    do {
+      if (door / one_call != call || (door & is_open) == 0) return;
+    } while (!door_.compare_exchange_weak(door, door + one_helper, std::memory_order_acquire,
+                                          std::memory_order_relaxed));
+    work();
+    // Whoever leaves last wakes the caller, who may be asleep where the door is closed already.
+    if (door_.fetch_sub(one_helper, std::memory_order_acq_rel) % is_open == one_helper) {
+      std::lock_guard lock(mutex_);
+      all_left_.notify_one();
+    }
+  }
 
   void work() noexcept {
     for (Index i = next_.fetch_add(1, std::memory_order_relaxed); i < n_;
          i = next_.fetch_add(1, std::memory_order_relaxed)) {
       try {
-        task_(i);
+        (*task_)(i);
       } catch (...) {
         if (!failed_.exchange(true)) error_ = std::current_exception();
-        next_.store(n_, std::memory_order_relaxed);
+        skip_rest();
       }
     }
   }
+  void skip_rest() noexcept { next_.store(n_, std::memory_order_relaxed); }
 
-  /// Called once by each helper as its last act: after the last one the queue
-  /// may be gone.
-  void leave() noexcept {
-    std::lock_guard lock(mutex_);
-    if (--working_ == 0) all_left_.notify_one();
-  }
-
+  /// Lets no more helpers in, waits for those inside, and returns the first exception of a task, if any.
   /// Helpers mostly end within microseconds of the caller: it asks again for about 50 us before it sleeps, as
   /// falling asleep and waking would take as long as a short decode.
-  void wait() {
-    for (int i = 0; i < 200 && working_.load(std::memory_order_acquire) != 0; ++i) std::this_thread::yield();
-    std::unique_lock lock(mutex_);
-    all_left_.wait(lock, [this] { return working_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+  std::exception_ptr close() noexcept {
+    door_.fetch_and(~is_open, std::memory_order_relaxed);
+    const auto empty = [this] { return door_.load(std::memory_order_acquire) % is_open == 0; };
+    for (int i = 0; i < 200 && !empty(); ++i) std::this_thread::yield();
+    if (!empty()) {
+      std::unique_lock lock(mutex_);
+      all_left_.wait(lock, empty);
+    }
+    door_.fetch_add(one_call, std::memory_order_relaxed);
+    return std::exchange(error_, nullptr);
   }
 
  private:
-  const Index n_;
-  const TaskRef task_;
+  friend class TaskQueues;
+
+  // The number of helpers inside, whether the door is open, and the number of the call.
+  static constexpr std::uint64_t one_helper = 1, is_open = std::uint64_t{1} << 16, one_call = is_open << 1;
+
+  Index n_ = 0;
+  std::optional<TaskRef> task_;
   std::atomic<Index> next_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr error_;
   std::mutex mutex_;
   std::condition_variable all_left_;
-  std::atomic<Index> working_;
+  std::atomic<std::uint64_t> door_{0};
+  TaskQueue* next_free_ = nullptr;
+};
+
+/// The queues nobody uses now: as many have been made as calls were ever under way at once.
+class TaskQueues {
+ public:
+  static TaskQueues& all() {
+    static TaskQueues& queues = *new TaskQueues;  // for ever: a pool may outlive whatever else is static
+    return queues;
+  }
+
+  TaskQueue& take() {
+    std::lock_guard lock(mutex_);
+    if (free_ == nullptr) return *new TaskQueue;
+    return *std::exchange(free_, free_->next_free_);
+  }
+  void give_back(TaskQueue& queue) noexcept {
+    std::lock_guard lock(mutex_);
+    queue.next_free_ = std::exchange(free_, &queue);
+  }
+
+ private:
+  std::mutex mutex_;
+  TaskQueue* free_ = nullptr;
 };
 
 }  // namespace detail
 
-/// An Eigen thread pool as an Executor. The calling thread works too, so a pool
-/// of N threads runs at most N tasks at once: N - 1 on the pool. Called from
-/// one of the pool's own threads, it runs serially, as waiting there could
-/// deadlock.
+/// An Eigen thread pool as an Executor. The calling thread works too, so a pool of N threads runs at most N
+/// tasks at once: N - 1 on the pool. It returns as soon as the tasks are done, whoever did them: a pool that
+/// is busy, or that waits for this caller, costs the help of its threads and no time. Called from one of the
+/// pool's own threads, it runs serially. Throws what a task or the pool's Schedule throws, when no task runs
+/// any more.
 class PoolExecutor {
  public:
   explicit PoolExecutor(Eigen::ThreadPoolInterface& pool) : pool_(&pool) {}
@@ -121,22 +182,28 @@ class PoolExecutor {
   Index num_threads() const { return pool_->NumThreads(); }
 
   void parallel_for(Index n, TaskRef task) const {
-    const Index helpers = std::min<Index>(n, num_threads()) - 1;
+    constexpr Index most_helpers =
+        1 << 12;  // far more than there are threads, far fewer than a queue can count
+    const Index helpers = std::min({n, num_threads(), most_helpers}) - 1;
     if (helpers <= 0 || pool_->CurrentThreadId() >= 0) {
       Serial::parallel_for(n, task);
       return;
     }
-    detail::TaskQueue queue(n, task, helpers);
-    for (Index i = 0; i < helpers; ++i) {
-      // One captured pointer: std::function keeps it in place, so scheduling
-      // allocates nothing.
-      pool_->Schedule([&queue] {
-        queue.work();
-        queue.leave();
-      });
+    detail::TaskQueue& queue = detail::TaskQueues::all().take();
+    const std::uint64_t call = queue.open(n, task);
+    std::exception_ptr error;
+    try {
+      // Two words captured: std::function keeps them in place, so scheduling allocates nothing.
+      for (Index i = 0; i < helpers; ++i) pool_->Schedule([&queue, call] { queue.help(call); });
+    } catch (...) {
+      error = std::current_exception();
+      queue.skip_rest();
     }
     queue.work();
-    queue.wait();
+    const std::exception_ptr task_error = queue.close();
+    detail::TaskQueues::all().give_back(queue);
+    if (error) std::rethrow_exception(error);
+    if (task_error) std::rethrow_exception(task_error);
   }
 
  private:
