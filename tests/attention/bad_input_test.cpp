@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "attention/attend.hpp"
 #include "gqa/attention.hpp"
 #include "support/sanitizers.hpp"
 
@@ -136,6 +137,48 @@ TEST_F(BadInput, EmptyIsNotBad) {
   EXPECT_EQ(refused(in(0, 4, 8), in(3, 2, 8), in(3, 2, 8), out(0, 4, 8)), "nothing thrown");
   EXPECT_EQ(refused(in(2, 4, 8, 0), in(3, 2, 8, 0), in(3, 2, 8, 0), out(2, 4, 8, 0)), "nothing thrown");
   EXPECT_EQ(refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 0), out(2, 4, 0)), "nothing thrown");
+}
+
+TEST_F(BadInput, EmptyQueriesWithoutMemory) {
+  // Strides that would lead anywhere from nowhere.
+  const TensorView<const float> none(nullptr, {3, 0, 4, 8}, {1000, 100, 8});
+  const TensorView<float> out_none(nullptr, {3, 0, 4, 8}, {1000, 100, 8});
+  EXPECT_EQ(refused(none, in(3, 2, 8, 3), in(3, 2, 8, 3), out_none, causal()), "nothing thrown");
+  const std::vector<Index> offsets{0, 0, 2, 2};
+  const TensorView<const float> sparse(memory.data(), {1, 2, 4, 8}, {0, 2000, 8});
+  const TensorView<float> sparse_out(output.data(), {1, 2, 4, 8}, {0, 2000, 8});
+  attention(ragged(sparse, offsets), ragged(in(2, 2, 8), offsets), ragged(in(2, 2, 8), offsets), sparse_out);
+  EXPECT_EQ(output[0], 1);
+  EXPECT_EQ(output[2000], 1);
+}
+
+TEST_F(BadInput, MoreThreadsThanThereAre) {
+  struct Boaster {
+    Index claimed;
+    Index num_threads() const { return claimed; }
+    void parallel_for(Index n, TaskRef task) { Serial::parallel_for(n, task); }
+  };
+  std::vector<float> keys(40000 * 2 * 8, 0.5f), expected(64);
+  const TensorView<const float> k(keys.data(), 40000, 2, 8);
+  attention(in(2, 4, 8), k, k, TensorView<float>(expected.data(), 2, 4, 8));
+  for (const Index claimed : {std::numeric_limits<Index>::max(), std::numeric_limits<Index>::max() / 2,
+                              std::numeric_limits<Index>::min(), Index{-1}, Index{0}}) {
+    std::vector<float> result(64);
+    Boaster boaster{claimed};
+    attention(boaster, in(2, 4, 8), k, k, TensorView<float>(result.data(), 2, 4, 8));
+    EXPECT_EQ(result, expected) << claimed;
+  }
+}
+
+TEST_F(BadInput, ViewsOfPositionsThatNoMaskCanMeet) {
+  for (const Range positions :
+       {Range{-1, 3}, Range{4, 2}, Range{0, max_position + 1},
+        Range{std::numeric_limits<Index>::min(), std::numeric_limits<Index>::max()}}) {
+    const test::FunctionKV<float> view{.kv_heads = 2, .key_dim = 8, .values_dim = 8, .positions = positions};
+    const auto message =
+        message_of<std::invalid_argument>([&] { attention(in(2, 4, 8), view, out(2, 4, 8), causal()); });
+    EXPECT_EQ(message.find("kv: the view retains positions"), 0u) << message;
+  }
 }
 
 TEST_F(BadInput, ClearedCaches) {

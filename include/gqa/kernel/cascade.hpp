@@ -106,7 +106,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   const auto& score = detail::score_of(detail::pick<detail::IsScore>(no_score, extras...));
   const auto& sinks = detail::pick<detail::IsSinks>(nothing, extras...);
   const auto rows = detail::check_rows(queries, first, as_view(out), extras...);
-  const Acc scale = static_cast<Acc>(detail::checked_scale(options, queries.q.dim));
+  const Acc scale = detail::checked_scale<Acc>(options, queries.q.dim);
   constexpr bool scores_differ = !std::is_same_v<std::remove_cvref_t<decltype(score)>, ScoreChain<>>;
 
   // Where each level of each sequence begins, and how long the whole is.

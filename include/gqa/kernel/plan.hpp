@@ -89,6 +89,9 @@ struct Plan {
 /// hold takes a third of the estimate below.
 inline constexpr double min_parallel_ns = 50000;
 
+/// More threads than this are not told apart: what an executor claims to have must not overflow.
+inline constexpr Index most_threads = Index{1} << 16;
+
 namespace detail {
 
 /// Nanoseconds one thread takes: the keys and values at 16 bytes a ns, or the two products at 80 FLOP a ns.
@@ -118,9 +121,10 @@ void make_plan(const PlanSizes& sizes, Index num_seqs, SequenceAt&& sequence, Pl
     total_ns += detail::estimate_ns(sizes, s.num_q_tokens, s.kv.size());
     num_tasks += ceil_div(s.num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
-  const bool parallel = sizes.num_threads > 1 && total_ns >= min_parallel_ns;
+  const Index num_threads = std::clamp<Index>(sizes.num_threads, 1, most_threads);
+  const bool parallel = num_threads > 1 && total_ns >= min_parallel_ns;
   // Four tasks a thread leave at most a quarter of one thread's share to wait for at the end.
-  const Index wanted = parallel ? 4 * sizes.num_threads : 1;
+  const Index wanted = parallel ? 4 * num_threads : 1;
   for (; parallel && num_tasks < wanted && task_tokens > block_tokens;) {
     task_tokens = std::max(block_tokens, ceil_div(task_tokens, 2));
     num_tasks = 0;
@@ -156,7 +160,7 @@ void make_plan(const PlanSizes& sizes, Index num_seqs, SequenceAt&& sequence, Pl
       }
     }
   }
-  plan.num_workers = parallel ? std::min<Index>(sizes.num_threads, static_cast<Index>(plan.items.size())) : 1;
+  plan.num_workers = parallel ? std::min<Index>(num_threads, static_cast<Index>(plan.items.size())) : 1;
 }
 
 }  // namespace gqa

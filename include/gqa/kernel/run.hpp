@@ -65,6 +65,10 @@ struct Rows {
   SequenceQueries<TQ, TO, Acc> sequence(Index seq, Index first_position) const {
     const Index batch = q.batch(seq), token = q.token(seq);
     SequenceQueries<TQ, TO, Acc> s;
+    s.tokens = q.tokens(seq);
+    s.first_position = first_position;
+    s.first_row = batch * q.q.tokens + token;
+    if (s.tokens == 0) return s;  // there may be no memory to point to
     s.q = q.q.at(batch, token, 0);
     s.q_token_stride = q.q.token_stride;
     s.q_head_stride = q.q.head_stride;
@@ -74,9 +78,6 @@ struct Rows {
     if (lse.data != nullptr) s.lse = lse.data + batch * lse.batch_stride + token * lse.token_stride;
     s.lse_token_stride = lse.token_stride;
     s.lse_head_stride = lse.head_stride;
-    s.tokens = q.tokens(seq);
-    s.first_position = first_position;
-    s.first_row = batch * q.q.tokens + token;
     return s;
   }
 };
@@ -130,11 +131,14 @@ HeadTable head_table(Index num_q_heads, Index num_kv_heads, const X&... extras) 
   }
 }
 
-inline double checked_scale(const AttentionOptions& options, Index head_dim) {
+/// The scale in the type that multiplies by it.
+template <class Acc>
+Acc checked_scale(const AttentionOptions& options, Index head_dim) {
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim)));
-  GQA_CHECK(std::isfinite(scale), std::invalid_argument,
-            "scale is " << scale << ", expected a finite number");
-  return scale;
+  GQA_CHECK(std::abs(scale) <= static_cast<double>(std::numeric_limits<Acc>::max()), std::invalid_argument,
+            "scale is " << scale << ", expected a finite number"
+                        << (std::is_same_v<Acc, float> ? " as float" : ""));
+  return static_cast<Acc>(scale);
 }
 
 /// The position of each sequence's first query: q_offset, or what puts the last query on the last key.
@@ -144,6 +148,13 @@ inline Index first_position(const AttentionOptions& options, Index tokens, Index
   GQA_CHECK(-max_position <= offset && offset <= max_position - tokens, std::invalid_argument,
             "q_offset is " << offset << ", expected " << -max_position << " to " << max_position - tokens);
   return offset;
+}
+
+/// Throws std::invalid_argument for positions that no mask can meet.
+inline void check_retained(Range r, Index seq) {
+  GQA_CHECK(0 <= r.begin && r.begin <= r.end && r.end <= max_position, std::invalid_argument,
+            "kv: the view retains positions " << r.begin << " to " << r.end << " of sequence " << seq
+                                              << ", expected a range within 0 to " << max_position);
 }
 
 /// Checks a call and passes it to `use`.
@@ -171,10 +182,12 @@ auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& 
   };
   Attention<View, std::remove_cvref_t<decltype(mask)>, std::remove_cvref_t<decltype(score)>,
             decltype(queries)>
-      call{
-          view, queries, q.num_seqs(), heads, mask, score, static_cast<Acc>(checked_scale(options, q.q.dim))};
+      call{view, queries, q.num_seqs(), heads, mask, score, checked_scale<Acc>(options, q.q.dim)};
   if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
-  for (Index seq = 0; seq < call.num_seqs; ++seq) check_extent(call, seq);
+  for (Index seq = 0; seq < call.num_seqs; ++seq) {
+    check_retained(view.retained(seq), seq);
+    check_extent(call, seq);
+  }
   return use(call, options);
 }
 
