@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <span>
 #include <vector>
 
@@ -12,12 +11,11 @@
 
 namespace gqa {
 
-/// The natural-log sum of exponentials of a row kept as max (in powers of two) and sum: ln(2) * max +
-/// ln(sum); -inf for a row that saw nothing.
+/// The natural-log sum of exponentials of a row kept as max and sum: max + ln(sum); -inf for a row that saw
+/// nothing.
 template <class Acc>
 Acc lse_of(Acc max, Acc sum) {
-  return static_cast<Acc>(std::numbers::ln2_v<double> * static_cast<double>(max) +
-                          std::log(static_cast<double>(sum)));
+  return static_cast<Acc>(static_cast<double>(max) + std::log(static_cast<double>(sum)));
 }
 
 /// The attention of rows of queries over some set of positions, in a form that merges with that over any
@@ -50,7 +48,7 @@ class OnlineSoftmax {
     for (Index r = 0; r < rows; ++r) {
       const Acc row_lse = lse[static_cast<std::size_t>(r)];
       if (row_lse == -std::numeric_limits<Acc>::infinity()) continue;
-      m_[static_cast<std::size_t>(r)] = row_lse * std::numbers::log2e_v<Acc>;
+      m_[static_cast<std::size_t>(r)] = row_lse;
       l_[static_cast<std::size_t>(r)] = 1;
       for (Index d = 0; d < dim; ++d)
         o_[size(r, stride_) + static_cast<std::size_t>(d)] =

@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <span>
 #include <type_traits>
 
@@ -58,6 +57,7 @@ class Worker {
         scores_(arena.take<Acc>(block_rows_ * score_stride)),
         words_(arena.take<std::uint64_t>(block_rows_ * chunk_tiles)),
         touched_(arena.take<bool>(max_rows)),
+        overflowed_(arena.take<bool>(max_rows)),
         total_(arena, max_rows, o_stride_),
         block_(arena, block_rows_, o_stride_),
         chunk_(arena, call.head_dim(), call.view.value_dim(), call.view.scratch_bytes()) {}
@@ -65,6 +65,45 @@ class Worker {
   /// Computes one item: into the caller's output, or chunk by chunk into `slots` where the item is part of a
   /// split.
   void run(const WorkItem& item, const RowState<Acc>& slots, Index slot_rows) {
+    attend(item, slots, slot_rows);
+    if (some_overflowed_) attend_again(item);
+  }
+
+  /// Merges the chunks of a split in ascending order, as attend() does one by one, and writes the output. The
+  /// queries are still those of the item, which this worker has just run.
+  void finish_split(const WorkItem& item, const Split& split, const RowState<Acc>& slots, Index slot_rows) {
+    const Index group = call_.heads.size(item.kv_head), num_rows = item.q.size() * group;
+    if (group == 0) return;
+    if (call_.carried.resume)
+      load_carried(item, group);
+    else
+      total_.clear(num_rows, o_stride_);
+    for (Index slot = split.first_slot; slot < split.first_slot + split.num_slots; ++slot)
+      merge(total_, slots.from(slot * slot_rows, o_stride_), num_rows);
+    finish(item, total_, 0);
+    if (!some_overflowed_) return;
+    WorkItem whole = item;
+    const Index first = item.kv.begin / chunk_keys - (item.slot - split.first_slot);
+    whole.kv = {first * chunk_keys, (first + split.num_slots) * chunk_keys};
+    whole.split = -1;
+    attend_again(whole);
+  }
+
+ private:
+  /// What a weight of 1 is kept as where sums of values overflow: a power of two, so that nothing else
+  /// changes. As many keys of the largest number there is can then be added up, and the smallest weight stays
+  /// normal.
+  static constexpr Acc small_one = std::is_same_v<Acc, float> ? Acc(0x1p-24) : Acc(0x1p-60);
+
+  /// Computes the rows of an item that overflowed once more, with smaller weights.
+  void attend_again(const WorkItem& item) {
+    one_ = small_one;
+    attend(item, {}, 0);
+    one_ = 1;
+    some_overflowed_ = false;
+  }
+
+  void attend(const WorkItem& item, const RowState<Acc>& slots, Index slot_rows) {
     const auto queries = call_.queries(item.seq);
     const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head,
                                                   queries.position_shift);
@@ -96,31 +135,18 @@ class Worker {
         const RowState<Acc> rows = target.from(token * group, o_stride_);
         WorkItem part = item;
         part.q = {item.q.begin + token, item.q.begin + token + tokens};
-        if (chunk == first) pack_queries(queries, part, token * group, group);
+        // The second time they may have been overwritten, where the output stands in their place.
+        if (chunk == first && one_ == Acc{1}) pack_queries(queries, part, token * group, group);
         if (visible &&
             attend_block(mask, item, q, token * group, group, retained, rows, !touched_[block] || split))
           touched_[block] = true;
         else if (split || (chunk == last && !touched_[block]))
           rows.clear(tokens * group, o_stride_);
-        if (chunk == last && !split) finish(part, rows);
+        if (chunk == last && !split) finish(part, rows, token * group);
       }
     }
   }
 
-  /// Merges the chunks of a split in ascending order, as run() does one by one, and writes the output.
-  void finish_split(const WorkItem& item, const Split& split, const RowState<Acc>& slots, Index slot_rows) {
-    const Index group = call_.heads.size(item.kv_head), num_rows = item.q.size() * group;
-    if (group == 0) return;
-    if (call_.carried.resume)
-      load_carried(item, group);
-    else
-      total_.clear(num_rows, o_stride_);
-    for (Index slot = split.first_slot; slot < split.first_slot + split.num_slots; ++slot)
-      merge(total_, slots.from(slot * slot_rows, o_stride_), num_rows);
-    finish(item, total_);
-  }
-
- private:
   /// Rows of queries are position-major: row = token * group + head, so that a causal block's rows end in
   /// order.
   template <class Queries>
@@ -195,9 +221,8 @@ class Worker {
       const std::uint64_t* words =
           seen.whole ? nullptr : seen.row(row / seen.rows_per_mask) + seen.first_tile;
       rows_.softmax({scores_ + row * score_stride + first_column, score_stride, count,
-                     (seen.last_tile + 1) * tile_keys - first_column, factor * std::numbers::log2e_v<Acc>,
-                     words, chunk_tiles, seen.whole ? 1 : seen.rows_per_mask, result.max + row,
-                     result.sum + row, products_.dot});
+                     (seen.last_tile + 1) * tile_keys - first_column, factor, words, chunk_tiles,
+                     seen.whole ? 1 : seen.rows_per_mask, result.max + row, result.sum + row, products_.dot});
     };
     if constexpr (std::is_same_v<typename Call::ScoreType, ScoreChain<>>) {
       softmax(0, rows, scale);
@@ -207,9 +232,29 @@ class Worker {
         softmax(row, 1, 1);  // while the row is in the first-level cache
       }
     }
+    if (one_ != Acc{1})
+      for (Index row = 0; row < rows; ++row)
+        shrink_weights(row, first_column, (seen.last_tile + 1) * tile_keys - first_column, result);
     value_products(seen, rows, first_column, result.o);
     if (!fresh) merge(target, block_, rows);
     return true;
+  }
+
+  /// Multiplies the weights of a row and their sum by what a weight of 1 is kept as.
+  void shrink_weights(Index row, Index first_column, Index columns, RowState<Acc> result) const {
+    Acc* weights = scores_ + row * score_stride + first_column;
+    result.sum[row] *= one_;
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      if (products_.dot) {
+        const auto convert = simd::convert_kernels<bfloat16>(isa());
+        auto* packed = reinterpret_cast<bfloat16*>(weights);
+        Acc wide[chunk_keys];
+        convert.widen(packed, columns, one_, wide);
+        convert.narrow(wide, columns, Acc{1}, packed);
+        return;
+      }
+    }
+    rows_.scale(weights, columns, one_);
   }
 
   /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
@@ -335,11 +380,25 @@ class Worker {
   void load_carried(const WorkItem& item, Index group) {
     for_carried_rows(item, group, [&](Index row, Index carried) {
       total_.copy(row, call_.carried.rows, carried, o_stride_);
+      if (one_ == Acc{1}) return;
+      rows_.scale(total_.o + row * o_stride_, o_stride_, one_);
+      total_.sum[row] *= one_;
     });
   }
 
-  /// output = o / sum and lse, with the learned sink as one more exponential in the sum.
-  void finish(const WorkItem& item, RowState<Acc> state) {
+  /// Notes which rows, `first_row`... of the item, have sums that are no numbers: an infinite or NaN value,
+  /// or an overflow.
+  void note_overflows(RowState<Acc> state, Index rows, Index first_row) {
+    const bool none = products_.wide.all_finite(state.o, o_stride_, rows, o_stride_);
+    some_overflowed_ |= !none;
+    for (Index row = 0; row < rows; ++row)
+      overflowed_[first_row + row] =
+          !none && !products_.wide.all_finite(state.o + row * o_stride_, o_stride_, 1, o_stride_);
+  }
+
+  /// output = o / sum and lse, with the learned sink as one more exponential in the sum. `state` holds the
+  /// rows of the item from `first_row` on.
+  void finish(const WorkItem& item, RowState<Acc> state, Index first_row) {
     const auto queries = call_.queries(item.seq);
     using TO = std::remove_pointer_t<decltype(queries.out)>;
     const auto convert = simd::convert_kernels<TO>(isa());
@@ -350,14 +409,17 @@ class Worker {
       });
       return;
     }
+    const bool again = one_ != Acc{1};
+    if (!again) note_overflows(state, item.q.size() * group, first_row);
     for (Index row = 0; row < item.q.size() * group; ++row) {
+      if (again && !overflowed_[first_row + row]) continue;
       const Index token = item.q.begin + row / group, q_head = call_.heads.q_head(item.kv_head, row % group);
       Acc* o = state.o + row * o_stride_;
       if (call_.sinks != nullptr) {
         // A position whose score is the sink and whose value is 0.
         block_.clear(1, o_stride_);
-        block_.max[0] = static_cast<Acc>((*call_.sinks)(q_head)*std::numbers::log2e_v<double>);
-        block_.sum[0] = 1;
+        block_.max[0] = static_cast<Acc>((*call_.sinks)(q_head));
+        block_.sum[0] = one_;
         merge(state.from(row, o_stride_), block_, 1);
       }
       const Acc sum = state.sum[row];
@@ -367,12 +429,22 @@ class Worker {
                  static_cast<std::size_t>(call_.view.value_dim()) * sizeof(TO));
       if (sum == Acc{0})
         std::fill(out, out + call_.view.value_dim(), TO{});
+      else if (again)
+        convert.narrow(mean_of(o, sum), call_.view.value_dim(), Acc{1}, out);
       else
         convert.narrow(o, call_.view.value_dim(), Acc{1} / sum, out);
-      if (queries.lse != nullptr)
+      if (queries.lse != nullptr && !again)
         queries.lse[token * queries.lse_token_stride + q_head * queries.lse_head_stride] =
             lse_of(state.max[row], sum);
     }
+  }
+
+  /// o / sum, in place; a mean of finite values is finite, however it was rounded.
+  Acc* mean_of(Acc* o, Acc sum) const {
+    constexpr Acc largest = std::numeric_limits<Acc>::max();
+    for (Index c = 0; c < call_.view.value_dim(); ++c)
+      o[c] = std::isfinite(o[c]) ? std::clamp(o[c] / sum, -largest, largest) : o[c] / sum;
+    return o;
   }
 
   /// Few rows read keys and values as fast as memory gives them; from about 128 on products take longer.
@@ -385,7 +457,10 @@ class Worker {
   Acc* q_;
   Acc* scores_;
   std::uint64_t* words_;
-  bool* touched_;  // a block of an item: whether its rows have seen a chunk
+  bool* touched_;     // a block of an item: whether its rows have seen a chunk
+  bool* overflowed_;  // a row of an item
+  bool some_overflowed_ = false;
+  Acc one_ = 1;  // what a weight of 1 is kept as
   RowState<Acc> total_, block_;
   Chunk<T> chunk_;
   SeenKeys seen_;

@@ -50,25 +50,25 @@ struct Product {
   MatrixUnit* unit = nullptr;  // stays set for the next product, until released; null: set for this one only
 };
 
-/// Softmax of a block of scores in place, row by row: p = 2^(s * scale - max), with max = the row's largest s
-/// * scale. Masked entries become exactly 0, whatever stands there.
+/// Softmax of a block of scores in place, row by row: p = e^((s - largest) * scale), with `largest` the row's
+/// largest s. Masked entries become exactly 0, whatever stands there.
 template <class Acc>
 struct SoftmaxBlock {
   Acc* scores;
   Index stride;
   Index rows;
   Index columns;              // a multiple of tile_keys
-  Acc scale;                  // includes log2(e): everything is kept in powers of two
+  Acc scale;                  // to the unit of max, at least 0
   const std::uint64_t* mask;  // bit j of word w: column 64 w + j counts; null: all do
   Index mask_stride;          // words between the mask rows
   Index rows_per_mask;        // consecutive rows that share a mask row
-  Acc* max;                   // out, a value a row; -inf where no entry counts
+  Acc* max;                   // out, largest * scale; -inf where no entry counts
   Acc* sum;                   // out
   bool pack_pairs;            // write p as bfloat16 over the front of its row, for the bf16 dot product
 };
 
 /// Merges a block's unnormalised output into a running one, for rows of {o, max, sum}:
-/// m = max(m1, m2), o = o1 * 2^(m1 - m) + o2 * 2^(m2 - m), and the sums alike.
+/// m = max(m1, m2), o = o1 * e^(m1 - m) + o2 * e^(m2 - m), and the sums alike.
 template <class Acc>
 struct MergeRows {
   Acc* o;

@@ -44,6 +44,10 @@ struct Exp2Constants<double> {
   static constexpr int bias = 1023, mantissa = 52;
 };
 
+/// log2(e): e^x = 2^(x log2_e).
+template <class Acc>
+inline constexpr Acc log2_e = static_cast<Acc>(0x1.71547652b82fep0);
+
 /// The generic twin: 2^n in two halves, so that neither overflows and a subnormal result is rounded only
 /// once.
 template <class Acc, bool Weight = false>

@@ -69,31 +69,27 @@ GQA_INLINE Acc largest_of(const Acc* row, Index columns) {
   return max_lanes<Acc>(max_of(max_of(top[0], top[1]), max_of(top[2], top[3])));
 }
 
-/// row[j] = 2^(row[j] * scale - max), or pairs of bfloat16 at its front; max and sum as in SoftmaxBlock.
+/// row[j] = e^((row[j] - largest) * scale), or pairs of bfloat16 at its front; max and sum as in
+/// SoftmaxBlock.
 template <class Acc>
 GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc largest, Acc& max, Acc& total) {
   constexpr int L = lanes<Acc>;
   using V = Vec<Acc>;
   const Acc infinity = static_cast<Acc>(__builtin_inf());
-  // A row of nothing keeps max = -inf, but subtracts 0: its exponentials are 2^-inf = 0, or NaN from a NaN.
-  const Acc row_max = largest == -infinity ? largest : largest * block.scale;
-  const V scale = splat(block.scale);
-  V shift = splat(largest == -infinity ? Acc{0} : row_max);
-  // From 2^mantissa on the rounding of row_max is itself an exponent that can over- or underflow: such rows
-  // are shifted before they are scaled.
-  const Acc far = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
-  if ((row_max >= far && row_max < infinity) || (row_max <= -far && row_max > -infinity)) {
-    for (Index j = 0; j < block.columns; j += L) store_vec(row + j, load_vec<V>(row + j) - splat(largest));
-    shift = V{};
-  }
+  // Subtracted before anything is scaled: equal scores weigh exactly 1 however large they are, and the
+  // distance of two is as exact as they are. A row of nothing subtracts 0: its exponentials are 2^-inf = 0,
+  // or NaN from a NaN.
+  const V origin = splat(largest == -infinity ? Acc{0} : largest);
+  // A scale that overflows here would make NaN of a distance of 0.
+  const Acc to_base_2 = block.scale * log2_e<Acc>;
+  const V factor = splat(to_base_2 < infinity ? to_base_2 : block.scale);
   V sum[2] = {V{}, V{}};
   for (Index j = 0; j < block.columns; j += 2 * L) {
     V p[2];
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
-      // The scale belongs into the exponent's multiply-subtract: q then stays what the caller gave. Beside
-      // a weight of 1, those too small to count are 0.
-      p[u] = exp2_vec<Acc, true>(load_vec<V>(row + j + u * L) * scale - shift);
+      // Beside a weight of 1, those too small to count are 0.
+      p[u] = exp2_vec<Acc, true>((load_vec<V>(row + j + u * L) - origin) * factor);
       sum[u] += p[u];
     }
     if constexpr (std::is_same_v<Acc, float>) {
@@ -107,7 +103,7 @@ GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc large
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) store_vec(row + j + u * L, p[u]);
   }
-  max = row_max;
+  max = largest * block.scale;
   total = sum_lanes<Acc>(sum[0] + sum[1]);
 }
 
@@ -149,9 +145,11 @@ void merge(const MergeRows<Acc>& rows) {
     const V m1 = load(rows.max), m2 = load(rows.block_max);
     const V m = m2 > m1 ? m2 : m1;
     // Equal maxima weigh exactly 1, -inf beside -inf too.
-    const V w1 = m1 == m ? splat(Acc{1}) : exp2_vec<Acc>(m1 - m);
-    const V w2 = m2 == m ? splat(Acc{1}) : exp2_vec<Acc>(m2 - m);
-    store(rows.sum, load(rows.sum) * w1 + load(rows.block_sum) * w2);
+    const V w1 = m1 == m ? splat(Acc{1}) : exp2_vec<Acc>((m1 - m) * log2_e<Acc>);
+    const V w2 = m2 == m ? splat(Acc{1}) : exp2_vec<Acc>((m2 - m) * log2_e<Acc>);
+    // One of the two weighs 1: only the other is multiplied, so that who merges whom shows in no bit.
+    const V sum = load(rows.sum), block_sum = load(rows.block_sum);
+    store(rows.sum, w1 == Acc{1} ? block_sum * w2 + sum : sum * w1 + block_sum);
     store(rows.max, m);
     Acc own[L], other[L];
     store_vec(own, w1);
@@ -159,8 +157,12 @@ void merge(const MergeRows<Acc>& rows) {
     for (Index i = 0; i < count; ++i) {
       Acc* o = rows.o + (r + i) * rows.stride;
       const Acc* block = rows.block_o + (r + i) * rows.block_stride;
+      const bool keep = own[i] == Acc{1};
+      const Acc* whole = keep ? o : block;
+      const Acc* weighed = keep ? block : o;
+      const Acc weight = keep ? other[i] : own[i];
       for (Index j = 0; j < rows.dim; j += L)
-        store_vec(o + j, load_vec<V>(o + j) * own[i] + load_vec<V>(block + j) * other[i]);
+        store_vec(o + j, load_vec<V>(weighed + j) * weight + load_vec<V>(whole + j));
     }
   }
 }
