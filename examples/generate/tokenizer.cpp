@@ -34,7 +34,11 @@ Tokenizer::Tokenizer(const Gguf& file)
   for (TokenId id = 0; id < vocabulary_.size(); ++id) {
     const bool special =
         vocabulary_.kind(id) == TokenKind::control || vocabulary_.kind(id) == TokenKind::user_defined;
-    if (special && !vocabulary_.text(id).empty()) specials_[vocabulary_.text(id)[0]].push_back(id);
+    if (!special || vocabulary_.text(id).empty()) continue;
+    // Texts are cut at these: a piece of a code point would cut one in two.
+    GQA_CHECK(find_invalid_utf8(vocabulary_.text(id)) == std::string_view::npos, gqa::format_error,
+              "the text of the special token " << id << " is not valid UTF-8");
+    specials_[vocabulary_.text(id)[0]].push_back(id);
   }
   for (auto& [first, ids] : specials_) {
     std::ranges::sort(ids, std::ranges::greater{},

@@ -151,6 +151,26 @@ TEST(Tokenizer, EncodesOnSeveralThreadsAtOnce) {
   EXPECT_EQ(wrong, 0);
 }
 
+TEST(Tokenizer, RefusesSpecialTokensThatWouldCutACodePoint) {
+  for (const std::int32_t type : {3, 4}) {
+    for (const std::string text : {"\xA9", "\xC3", "ab\xFF", "\xE2\x82"}) {
+      auto writer = test::tiny_model();
+      test::TinyVocabulary vocabulary;
+      vocabulary.tokens[270] = text;
+      vocabulary.types[270] = type;
+      writer.texts("tokenizer.ggml.tokens", vocabulary.tokens);
+      writer.numbers("tokenizer.ggml.token_type", 5, vocabulary.types);
+      try {
+        const Loaded tiny(writer);
+        ADD_FAILURE() << "not refused; the e with an acute accent is "
+                      << tiny.tokenizer.encode("\u00e9").size() << " tokens";
+      } catch (const gqa::format_error& error) {
+        EXPECT_STREQ(error.what(), "the text of the special token 270 is not valid UTF-8");
+      }
+    }
+  }
+}
+
 TEST(Tokenizer, RefusesInvalidUtf8) {
   const Loaded tiny(test::tiny_model());
   EXPECT_THROW(tiny.tokenizer.encode("ab\xFFz"), std::invalid_argument);
