@@ -114,7 +114,7 @@ void run_random(Index window) {
 
 void run_model(const Options& options) {
   const generate::MappedFile bytes(options.model);
-  const generate::Gguf file(bytes.bytes());
+  const generate::Gguf file(bytes.bytes(), generate::check_metadata);
   const generate::Hyperparameters sizes = generate::read_hyperparameters(file);
   const generate::Tokenizer tokenizer(file);
   const auto tokens = tokenizer.encode(options.prompt);

@@ -57,7 +57,7 @@ void run(const Options& options) {
   ProgressLine line;
   const auto start = std::chrono::steady_clock::now();
   const MappedFile bytes(options.model);
-  const Gguf file(bytes.bytes());
+  const Gguf file(bytes.bytes(), check_metadata);
   // The cheap checks come first: a mistake is reported before the weights are read.
   const Hyperparameters sizes = read_hyperparameters(file);
   const Tokenizer tokenizer(file);

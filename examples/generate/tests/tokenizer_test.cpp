@@ -257,6 +257,11 @@ TEST(SentencePiece, ReadsScoresAndFlags) {
   EXPECT_EQ(Loaded(writer).tokenizer.encode("abc"), (Ids{262}));
   writer.numbers<float>("tokenizer.ggml.scores", 6, {0});
   EXPECT_THROW(Loaded{writer}, gqa::format_error);
+  writer = sentence_piece();
+  writer.text("tokenizer.ggml.pre", "default");
+  EXPECT_EQ(Loaded(writer).tokenizer.encode("ab"), (Ids{1, 261}));
+  writer.text("tokenizer.ggml.pre", "llama-bpe");
+  EXPECT_THROW(Loaded{writer}, gqa::format_error);
 }
 
 TEST(ChatTemplate, ReadsTheDefaultSystemMessage) {
