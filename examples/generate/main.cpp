@@ -18,6 +18,7 @@
 #include "model.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "prompt.hpp"
 #include "report.hpp"
 #include "sampler.hpp"
 #include "session.hpp"
@@ -31,7 +32,8 @@ std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const
     const MappedFile text(*options.perplexity);
     return tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
   }
-  return tokenizer.encode(options.chat ? ChatTemplate(file).render(options.prompt) : options.prompt);
+  const std::string prompt = read_prompt(options.prompt);
+  return tokenizer.encode(options.chat ? ChatTemplate(file).render(prompt) : prompt);
 }
 
 void print_perplexity(const Options& options, Session& session, std::span<const TokenId> tokens,
