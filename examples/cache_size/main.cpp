@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How large a KV cache is, and how large multi-head or multi-query attention would make it.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -27,7 +28,7 @@ struct Options {
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A published model, from --list")->type_name("NAME");
-  app.add_flag("--list", o.list, "All published models, with their sources");
+  app.add_flag("--list", o.list, "All published models, with their sources; so is no model at all");
   app.add_flag("--json", o.json, "Print JSON");
   app.add_option("--dtype", o.dtype, "f64, f32, f16, bf16, fp8, int8 or int4 (their scales are not counted)")
       ->capture_default_str();
@@ -46,12 +47,14 @@ void add_options(CLI::App& app, Options& o) {
   add_shape("--local-layers", o.local_layers, "How many layers are local (default with --window: all)");
 }
 
+bool describes_a_model(const Options& o) {
+  const auto sizes = {o.layers,    o.heads,      o.kv_heads, o.head_dim,
+                      o.value_dim, o.latent_dim, o.window,   o.local_layers};
+  return std::ranges::any_of(sizes, [](const auto& size) { return size.has_value(); });
+}
+
 void check_one_of(const Options& o) {
-  bool own = false;
-  for (const auto& value :
-       {o.layers, o.heads, o.kv_heads, o.head_dim, o.value_dim, o.latent_dim, o.window, o.local_layers})
-    own = own || value.has_value();
-  GQA_CHECK(int{own} + int{!o.model.empty()} + int{o.list} <= 1, std::invalid_argument,
+  GQA_CHECK(int{describes_a_model(o)} + int{!o.model.empty()} + int{o.list} <= 1, std::invalid_argument,
             "--model, --list and the sizes of another model exclude one another");
   GQA_CHECK(!o.local_layers || o.window, std::invalid_argument, "--local-layers needs --window");
 }
@@ -111,7 +114,8 @@ int main(int argc, char** argv) {
   cache_size::add_options(app, options);
   try {
     app.parse(argc, argv);
-    if (argc == 1) options.list = true;
+    // Whatever form is asked for, without a model it is that of all of them.
+    if (app.count("--model") == 0 && !describes_a_model(options) && !options.context) options.list = true;
     cache_size::run(options);
   } catch (const CLI::Success& help) {
     return app.exit(help);

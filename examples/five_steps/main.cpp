@@ -19,6 +19,7 @@
 #include "gguf.hpp"
 #include "mapped_file.hpp"
 #include "model.hpp"
+#include "prompt.hpp"
 #include "session.hpp"
 #include "tokenizer.hpp"
 
@@ -37,7 +38,8 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   CLI::App app("Combines local and group-wise attention in one layer of a model, step by step.",
                "five_steps");
   auto* model = app.add_option("--model", options.model, "GGUF file; none: random queries, keys and values");
-  auto* prompt = app.add_option("--prompt", options.prompt, "the text to attend over");
+  auto* prompt =
+      app.add_option("--prompt", options.prompt, "the text to attend over; - reads standard input");
   auto* layer = app.add_option("--layer", options.layer, "layer of the model, from 0")->capture_default_str();
   app.add_option("--window", options.window, "keys that are local, the query's own included")
       ->check(CLI::Range(Index{1}, gqa::max_position))
@@ -114,10 +116,10 @@ void run_random(Index window) {
 
 void run_model(const Options& options) {
   const generate::MappedFile bytes(options.model);
-  const generate::Gguf file(bytes.bytes());
+  const generate::Gguf file(bytes.bytes(), generate::check_metadata);
   const generate::Hyperparameters sizes = generate::read_hyperparameters(file);
   const generate::Tokenizer tokenizer(file);
-  const auto tokens = tokenizer.encode(options.prompt);
+  const auto tokens = tokenizer.encode(generate::read_prompt(options.prompt));
   generate::check_prompt(tokens, sizes.context_length);
   GQA_CHECK(options.layer >= 0 && options.layer < sizes.num_layers, std::invalid_argument,
             "--layer is " << options.layer << ", the model has the layers 0 to " << sizes.num_layers - 1);

@@ -71,6 +71,8 @@ std::uint64_t pair_key(TokenId left, TokenId right) {
 
 BytePairEncoder::BytePairEncoder(const Gguf& file, const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {
   const PreTokenizer& rules = pre_tokenizer(file.text("tokenizer.ggml.pre"));
+  GQA_CHECK(!file.boolean("tokenizer.ggml.add_space_prefix", false), gqa::format_error,
+            "tokenizer.ggml.add_space_prefix is not supported for the tokeniser gpt2");
   for (const std::string& pattern : rules.cuts) cuts_.emplace_back(pattern);
   whole_words_first_ = rules.whole_words_first;
   adds_bos_ = rules.adds_bos;

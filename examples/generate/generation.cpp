@@ -22,14 +22,16 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Calls task(tokens of the chunk, index of its first) for each chunk in turn.
+/// Calls task(tokens of the chunk, index of its first) for each chunk in turn, until `stop`: false then.
 template <class Task>
-void each_chunk(std::span<const TokenId> tokens, Index size, Task task) {
+bool each_chunk(std::span<const TokenId> tokens, Index size, const Stop& stop, Task task) {
   for (Index first = 0; first < std::ssize(tokens); first += size) {
+    if (stop && stop()) return false;
     task(tokens.subspan(static_cast<std::size_t>(first),
                         static_cast<std::size_t>(std::min(size, std::ssize(tokens) - first))),
          first);
   }
+  return true;
 }
 
 /// -ln softmax(scores)[token]
@@ -41,7 +43,7 @@ double negative_log(const Eigen::Ref<const Vector>& scores, TokenId token) {
 
 }  // namespace
 
-double Generation::prompt_rate(std::size_t prompt_tokens) const {
+double Generation::prompt_rate() const {
   return prompt_seconds > 0 ? static_cast<double>(prompt_tokens) / prompt_seconds : 0;
 }
 
@@ -57,7 +59,8 @@ void check_prompt(std::span<const TokenId> prompt, Index context_length) {
 
 Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::span<const TokenId> prompt,
                            Sampler& sampler, Index context_length, Index max_tokens,
-                           const std::function<void(std::string_view)>& sink, const Progress& progress) {
+                           const std::function<void(std::string_view)>& sink, const Progress& progress,
+                           const Stop& stop) {
   check_prompt(prompt, context_length);
   Generation result;
   Utf8Stream utf8;
@@ -67,10 +70,16 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
   };
 
   auto start = std::chrono::steady_clock::now();
-  each_chunk(prompt, prompt_chunk, [&](std::span<const TokenId> chunk, Index first) {
+  const bool whole = each_chunk(prompt, prompt_chunk, stop, [&](std::span<const TokenId> chunk, Index first) {
     if (progress) progress(static_cast<double>(first) / static_cast<double>(prompt.size()));
     session.append(chunk);
+    result.prompt_tokens += chunk.size();
   });
+  if (!whole) {
+    result.stop = "interrupt";
+    result.prompt_seconds = seconds_since(start);
+    return result;
+  }
   std::span<const float> logits = session.logits();
   result.prompt_seconds = seconds_since(start);
 
@@ -85,6 +94,8 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
       result.stop = "max-tokens";
     } else if (session.size() >= context_length) {
       result.stop = "context";
+    } else if (stop && stop()) {
+      result.stop = "interrupt";
     } else {
       session.append({&next, 1});
       logits = session.logits();
@@ -98,12 +109,12 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
 }
 
 Likelihood measure(Session& session, std::span<const TokenId> tokens, Index context_length,
-                   const Progress& progress) {
+                   const Progress& progress, const Stop& stop) {
   Likelihood result;
   double sum = 0;
-  each_chunk(tokens, context_length, [&](std::span<const TokenId> piece, Index piece_first) {
+  const auto measure_piece = [&](std::span<const TokenId> piece, Index piece_first) {
     session.clear();
-    each_chunk(piece, measured_chunk, [&](std::span<const TokenId> chunk, Index first) {
+    return each_chunk(piece, measured_chunk, stop, [&](std::span<const TokenId> chunk, Index first) {
       if (progress) progress(static_cast<double>(piece_first + first) / static_cast<double>(tokens.size()));
       session.append(chunk);
       const Matrix& logits = session.all_logits();
@@ -112,8 +123,11 @@ Likelihood measure(Session& session, std::span<const TokenId> tokens, Index cont
         ++result.num_tokens;
       }
     });
+  };
+  each_chunk(tokens, context_length, {}, [&](std::span<const TokenId> piece, Index first) {
+    if (!result.interrupted) result.interrupted = !measure_piece(piece, first);
   });
-  GQA_CHECK(result.num_tokens > 0, std::invalid_argument,
+  GQA_CHECK(result.num_tokens > 0 || result.interrupted, std::invalid_argument,
             "the text has " << tokens.size() << " tokens; at least two in one context are needed");
   result.mean_negative_log = sum / static_cast<double>(result.num_tokens);
   return result;

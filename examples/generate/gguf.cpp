@@ -239,7 +239,7 @@ std::string GgufTensor::shape() const {
   return out.str() + "]";
 }
 
-Gguf::Gguf(std::span<const std::byte> file) {
+Gguf::Gguf(std::span<const std::byte> file, Check check_metadata) {
   Cursor in(file);
   const auto magic = in.take(4, "the magic number");
   GQA_CHECK(std::memcmp(magic.data(), "GGUF", 4) == 0, format_error,
@@ -263,6 +263,7 @@ Gguf::Gguf(std::span<const std::byte> file) {
               "key " << key << " appears twice");
     keys_.push_back(key);
   }
+  if (check_metadata != nullptr) check_metadata(*this);
 
   std::vector<std::uint64_t> offsets;
   for (std::uint64_t i = 0; i < num_tensors; ++i) {

@@ -43,12 +43,15 @@ struct GgufTensor {
 
 /// The parsed header of a GGUF file, version 2 or 3 (layout: ggml's docs/gguf.md). Everything refers to the
 /// file's bytes, which must outlive it. Each length, count and offset is checked against the bytes there are
-/// before it is used. Throws gqa::format_error naming what is wrong.
+/// before it is used. Throws gqa::format_error naming what is wrong. `check_metadata` is called when the keys
+/// are read and the tensors are not yet, and may throw.
 class Gguf {
  public:
-  explicit Gguf(std::span<const std::byte> file);
+  using Check = void (*)(const Gguf&);
+  explicit Gguf(std::span<const std::byte> file, Check check_metadata = nullptr);
 
   bool has(std::string_view key) const { return metadata_.contains(key); }
+  bool is_array(std::string_view key) const { return std::holds_alternative<GgufArray>(require(key)); }
   bool is_boolean(std::string_view key) const { return std::holds_alternative<bool>(require(key)); }
   /// In the order of the file.
   const std::vector<std::string_view>& keys() const { return keys_; }

@@ -31,8 +31,13 @@ struct Hyperparameters {
   Index attention_size() const { return num_q_heads * value_dim; }
 };
 
-/// Reads and checks them. Throws gqa::format_error naming the architecture, the key or the value that this
-/// program does not support: a key it does not know could change what the model computes.
+/// Checks what the metadata alone can tell: the architecture, and that no key says what this program does not
+/// do. For Gguf's constructor, so that a model is refused for what it is before it is for how it is stored.
+/// Throws gqa::format_error.
+void check_metadata(const Gguf& file);
+
+/// Reads and checks them, the metadata included. Throws gqa::format_error naming the architecture, the key or
+/// the value that this program does not support: a key it does not know could change what the model computes.
 Hyperparameters read_hyperparameters(const Gguf& file);
 
 }  // namespace generate

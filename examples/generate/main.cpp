@@ -14,10 +14,12 @@
 #include "failure.hpp"
 #include "generation.hpp"
 #include "gguf.hpp"
+#include "interrupt.hpp"
 #include "mapped_file.hpp"
 #include "model.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "prompt.hpp"
 #include "report.hpp"
 #include "sampler.hpp"
 #include "session.hpp"
@@ -31,33 +33,39 @@ std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const
     const MappedFile text(*options.perplexity);
     return tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
   }
-  return tokenizer.encode(options.chat ? ChatTemplate(file).render(options.prompt) : options.prompt);
+  const std::string prompt = read_prompt(options.prompt);
+  return tokenizer.encode(options.chat ? ChatTemplate(file).render(prompt) : prompt);
 }
 
-void print_perplexity(const Options& options, Session& session, std::span<const TokenId> tokens,
-                      const Hyperparameters& sizes) {
+/// Returns the exit code.
+int print_perplexity(const Options& options, Session& session, std::span<const TokenId> tokens,
+                     const Hyperparameters& sizes) {
   ProgressLine line;
-  const Likelihood likelihood = measure(session, tokens, sizes.context_length,
-                                        [&](double done) { line.show("reading the text", done); });
+  const Likelihood likelihood = measure(
+      session, tokens, sizes.context_length, [&](double done) { line.show("reading the text", done); },
+      interrupted);
   line.clear();
   const double perplexity = std::exp(likelihood.mean_negative_log);
   if (options.json) {
-    const nlohmann::ordered_json object{{"mean_negative_log_likelihood", likelihood.mean_negative_log},
-                                        {"perplexity", perplexity},
-                                        {"tokens", likelihood.num_tokens}};
+    nlohmann::ordered_json object{{"mean_negative_log_likelihood", likelihood.mean_negative_log},
+                                  {"perplexity", perplexity},
+                                  {"tokens", likelihood.num_tokens}};
+    if (likelihood.interrupted) object["stop"] = "interrupt";
     std::cout << object.dump() << "\n";
   } else {
     std::cout << "mean negative log-likelihood " << likelihood.mean_negative_log
               << " nats per token (perplexity " << perplexity << ", " << likelihood.num_tokens
-              << " tokens)\n";
+              << (likelihood.interrupted ? " tokens, then interrupted)\n" : " tokens)\n");
   }
+  return likelihood.interrupted ? interrupt_exit_code : 0;
 }
 
-void run(const Options& options) {
+/// Returns the exit code.
+int run(const Options& options) {
   ProgressLine line;
   const auto start = std::chrono::steady_clock::now();
   const MappedFile bytes(options.model);
-  const Gguf file(bytes.bytes());
+  const Gguf file(bytes.bytes(), check_metadata);
   // The cheap checks come first: a mistake is reported before the weights are read.
   const Hyperparameters sizes = read_hyperparameters(file);
   const Tokenizer tokenizer(file);
@@ -74,6 +82,7 @@ void run(const Options& options) {
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
 
+  catch_interrupt();
   if (options.perplexity) return print_perplexity(options, *session, tokens, sizes);
 
   Sampler sampler(options.temperature, options.top_k, static_cast<std::uint64_t>(options.seed));
@@ -81,22 +90,22 @@ void run(const Options& options) {
     line.clear();
     if (!options.json) std::cout << text << std::flush;
   };
-  const Generation result =
-      continue_prompt(*session, tokenizer, tokens, sampler, sizes.context_length, options.max_tokens, stream,
-                      [&](double done) { line.show("reading the prompt", done); });
+  const Generation result = continue_prompt(
+      *session, tokenizer, tokens, sampler, sizes.context_length, options.max_tokens, stream,
+      [&](double done) { line.show("reading the prompt", done); }, interrupted);
   line.clear();
   const double seconds = result.prompt_seconds + result.generation_seconds;
   const Report report{.num_threads = options.num_threads,
                       .load_seconds = load_seconds,
                       .num_weights = model.num_weights,
                       .weight_bytes = model.bytes(),
-                      .prompt_tokens = tokens.size(),
+                      .prompt_tokens = result.prompt_tokens,
                       .output_tokens = result.output_ids.size(),
                       .prompt_seconds = result.prompt_seconds,
-                      .prompt_rate = result.prompt_rate(tokens.size()),
+                      .prompt_rate = result.prompt_rate(),
                       .generation_seconds = result.generation_seconds,
                       .generation_rate = result.generation_rate(),
-                      .attention_share = session->attention_seconds() / seconds,
+                      .attention_share = seconds > 0 ? session->attention_seconds() / seconds : 0,
                       .stop = result.stop,
                       .cache_type = options.cache_type,
                       .now = cache_sizes(sizes, options.cache_type, session->size()),
@@ -110,21 +119,22 @@ void run(const Options& options) {
     std::cout << std::endl;
     std::cerr << "\n" << report.text(sizes);
   }
+  return result.stop == "interrupt" ? interrupt_exit_code : 0;
 }
 
 }  // namespace
 }  // namespace generate
 
-/// 0: done; 2: the arguments, the prompt or the file are wrong; 1: anything else.
+/// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
   std::string model;
   try {
     const auto options = generate::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string() + ": ";
-    generate::run(*options);
+    const int code = generate::run(*options);
     if (!std::cout) return generate::fail("generate", 1, "cannot write to standard output");
-    return 0;
+    return code;
   } catch (const gqa::format_error& error) {
     return generate::fail("generate", 2, model + error.what());
   } catch (const std::invalid_argument& error) {

@@ -6,57 +6,98 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace generate {
 
-/// A whole file mapped read-only; pages are read when touched. Throws std::system_error naming the file.
+/// Whether a path names the program's standard input, as `-` does by convention.
+inline bool is_standard_input(const std::filesystem::path& path) {
+  return path == "-" || path == "/dev/stdin" || path == "/dev/fd/0" || path == "/proc/self/fd/0";
+}
+
+/// All bytes of a file: mapped read-only, so that pages are read when touched, or read to the end where there
+/// is nothing to map (a pipe). Standard input is read from where it stands. Throws std::system_error naming
+/// the file.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) fail(errno, path);
+    const bool standard_input = is_standard_input(path);
+    const std::string name = standard_input ? "standard input" : path.string();
+    const int file = standard_input ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) fail(errno, name);
     struct ::stat status {};
     int error = ::fstat(file, &status) == 0 ? 0 : errno;
-    if (error == 0 && !S_ISREG(status.st_mode)) error = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
-    if (error == 0 &&
-        status.st_size > 0) {  // an empty mapping is an error to mmap; an empty file is not one to us
-      size_ = static_cast<std::size_t>(status.st_size);
-      void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
-      if (address == MAP_FAILED) {
-        error = errno;
-      } else {
-        data_ = static_cast<const std::byte*>(address);
-      }
+    if (error == 0 && S_ISDIR(status.st_mode)) error = EISDIR;
+    // A device may have no end; what the user connects to standard input is the user's to end.
+    if (error == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) && !standard_input) error = EINVAL;
+    if (error == 0) {
+      const bool from_the_start = S_ISREG(status.st_mode) && ::lseek(file, 0, SEEK_CUR) == 0;
+      // The size of a file in /proc is 0 whatever it holds.
+      error = from_the_start && status.st_size > 0 ? map(file, static_cast<std::size_t>(status.st_size))
+                                                   : read_all(file);
     }
-    ::close(file);
-    if (error != 0) fail(error, path);
+    if (!standard_input) ::close(file);
+    if (error != 0) fail(error, name);
   }
   MappedFile(MappedFile&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : address_(std::exchange(other.address_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        read_(std::move(other.read_)) {}
   MappedFile& operator=(MappedFile&& other) noexcept {
-    std::swap(data_, other.data_);
+    std::swap(address_, other.address_);
     std::swap(size_, other.size_);
+    std::swap(read_, other.read_);
     return *this;
   }
   ~MappedFile() {
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+    if (address_ != nullptr) ::munmap(address_, size_);
   }
 
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::span<const std::byte> bytes() const {
+    if (address_ == nullptr) return read_;
+    return {static_cast<const std::byte*>(address_), size_};
+  }
 
  private:
-  [[noreturn]] static void fail(int error, const std::filesystem::path& path) {
-    throw std::system_error(error, std::generic_category(), "cannot read " + path.string());
+  [[noreturn]] static void fail(int error, const std::string& name) {
+    throw std::system_error(error, std::generic_category(), "cannot read " + name);
   }
 
-  const std::byte* data_ = nullptr;
+  // Both return an error number, 0 for none.
+  int map(int file, std::size_t size) {
+    void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+    if (address == MAP_FAILED) return errno;
+    address_ = address;
+    size_ = size;
+    return 0;
+  }
+
+  int read_all(int file) {
+    constexpr std::size_t piece = std::size_t{1} << 16;
+    for (std::size_t size = 0;;) {
+      if (read_.size() - size < piece) read_.resize(std::max(2 * read_.size(), size + piece));
+      const ::ssize_t count = ::read(file, read_.data() + size, read_.size() - size);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) return errno;
+      size += static_cast<std::size_t>(count);
+      if (count == 0) {
+        read_.resize(size);
+        return 0;
+      }
+    }
+  }
+
+  void* address_ = nullptr;
   std::size_t size_ = 0;
+  std::vector<std::byte> read_;
 };
 
 }  // namespace generate

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "gqa/core/error.hpp"
+#include "mapped_file.hpp"
 
 namespace generate {
 
@@ -19,8 +20,11 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   constexpr auto largest = std::numeric_limits<std::int32_t>::max();
 
   CLI::App app("Generates text with a Llama-architecture model from a GGUF file.", "generate");
-  app.add_option("--model", options.model, "model to load")->type_name("GGUF")->required();
-  auto* prompt = app.add_option("--prompt", options.prompt, "text to continue, or with --chat to answer");
+  app.add_option("--model", options.model, "model to load; - is standard input")
+      ->type_name("GGUF")
+      ->required();
+  auto* prompt = app.add_option("--prompt", options.prompt,
+                                "text to continue, or with --chat to answer; - reads standard input");
   auto* chat = app.add_flag("--chat", options.chat, "put the prompt into the model's chat template");
   app.add_option("--max-tokens", options.max_tokens, "most tokens to generate")
       ->check(CLI::Range(1, largest))
@@ -41,7 +45,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
   app.add_option("--perplexity", options.perplexity,
-                 "print the mean negative log-likelihood per token of this text instead")
+                 "print the mean negative log-likelihood per token of this text instead; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt)
       ->excludes(chat);
@@ -61,6 +65,10 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   GQA_CHECK(!std::isnan(options.temperature), std::invalid_argument,
             "--temperature is nan");  // Range lets it pass
   GQA_CHECK(options.perplexity || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");
+  const bool text_from_input =
+      options.perplexity ? is_standard_input(*options.perplexity) : options.prompt == "-";
+  GQA_CHECK(!text_from_input || !is_standard_input(options.model), std::invalid_argument,
+            (options.perplexity ? "--perplexity" : "--prompt") << " and --model both read standard input");
   return options;
 }
 

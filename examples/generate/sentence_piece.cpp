@@ -26,6 +26,9 @@ SentencePieceEncoder::SentencePieceEncoder(const Gguf& file, const Vocabulary& v
   GQA_CHECK(
       std::ssize(scores_) == vocabulary.size(), gqa::format_error,
       "tokenizer.ggml.scores holds " << scores_.size() << " scores for " << vocabulary.size() << " tokens");
+  const std::string_view pre = file.text("tokenizer.ggml.pre", "default");
+  GQA_CHECK(pre == "default", gqa::format_error,
+            "the pre-tokeniser " << pre << " is not supported for the tokeniser llama (default is)");
   for (unsigned b = 0; b < 256; ++b) byte_tokens_[b] = vocabulary.find(byte_spelling(b)).value_or(no_token);
 }
 

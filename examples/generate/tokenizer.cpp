@@ -6,6 +6,7 @@
 
 #include "byte_pair.hpp"
 #include "gqa/core/error.hpp"
+#include "known_keys.hpp"
 #include "merge.hpp"
 #include "sentence_piece.hpp"
 #include "utf8.hpp"
@@ -13,7 +14,49 @@
 namespace generate {
 namespace {
 
+using enum KnownKey::Use;
+
+/// The tokeniser's keys that llama.cpp writes or reads and this program can honour.
+constexpr KnownKey known_keys[] = {
+    // clang-format off
+    {"add_bos_token",            acts},
+    {"add_eos_token",            only, 0},  // a prompt that ends cannot be continued
+    {"add_sep_token",            only, 0},
+    {"add_space_prefix",         acts},
+    {"added_tokens",             describes},
+    {"bos_token_id",             acts},
+    {"cls_token_id",             describes},
+    {"eom_token_id",             acts},
+    {"eos_token_id",             acts},
+    {"eot_token_id",             acts},
+    {"fim_mid_token_id",         describes},
+    {"fim_pad_token_id",         acts},
+    {"fim_pre_token_id",         describes},
+    {"fim_rep_token_id",         acts},
+    {"fim_sep_token_id",         acts},
+    {"fim_suf_token_id",         describes},
+    {"mask_token_id",            describes},
+    {"merges",                   acts},
+    {"middle_token_id",          describes},
+    {"model",                    acts},
+    {"padding_token_id",         describes},
+    {"pre",                      acts},
+    {"prefix_token_id",          describes},
+    {"remove_extra_whitespaces", only, 0},
+    {"scores",                   acts},
+    {"seperator_token_id",       describes},  // so spelled
+    {"suffix_token_id",          describes},
+    {"token_type",               acts},
+    {"tokens",                   acts},
+    {"unknown_token_id",         describes},
+    // clang-format on
+};
+
+/// The tokens that say that a text, a turn, a message or a file is over.
+constexpr const char* end_keys[] = {"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"};
+
 std::unique_ptr<FragmentEncoder> make_encoder(const Gguf& file, const Vocabulary& vocabulary) {
+  check_keys(file, "tokenizer.ggml.", "tokeniser's key", known_keys);
   const std::string_view model = file.text("tokenizer.ggml.model");
   if (model == "gpt2") return std::make_unique<BytePairEncoder>(file, vocabulary);
   if (model == "llama") return std::make_unique<SentencePieceEncoder>(file, vocabulary);
@@ -34,7 +77,11 @@ Tokenizer::Tokenizer(const Gguf& file)
   for (TokenId id = 0; id < vocabulary_.size(); ++id) {
     const bool special =
         vocabulary_.kind(id) == TokenKind::control || vocabulary_.kind(id) == TokenKind::user_defined;
-    if (special && !vocabulary_.text(id).empty()) specials_[vocabulary_.text(id)[0]].push_back(id);
+    if (!special || vocabulary_.text(id).empty()) continue;
+    // Texts are cut at these: a piece of a code point would cut one in two.
+    GQA_CHECK(find_invalid_utf8(vocabulary_.text(id)) == std::string_view::npos, gqa::format_error,
+              "the text of the special token " << id << " is not valid UTF-8");
+    specials_[vocabulary_.text(id)[0]].push_back(id);
   }
   for (auto& [first, ids] : specials_) {
     std::ranges::sort(ids, std::ranges::greater{},
@@ -42,14 +89,17 @@ Tokenizer::Tokenizer(const Gguf& file)
   }
 
   // Chat models end a turn with a token of its own, which not every file declares.
-  end_tokens_ = {token_key(file, "tokenizer.ggml.eos_token_id", vocabulary_),
-                 token_key(file, "tokenizer.ggml.eot_token_id", vocabulary_)};
+  for (const char* name : end_keys) {
+    end_tokens_.push_back(token_key(file, "tokenizer.ggml." + std::string(name) + "_token_id", vocabulary_));
+  }
   for (const char* text : {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"}) {
     const auto id = vocabulary_.find(text);
     if (id && vocabulary_.kind(*id) == TokenKind::control) end_tokens_.push_back(*id);
   }
 
   const TokenId bos = token_key(file, "tokenizer.ggml.bos_token_id", vocabulary_);
+  GQA_CHECK(bos != no_token || !file.boolean("tokenizer.ggml.add_bos_token", false), gqa::format_error,
+            "key tokenizer.ggml.bos_token_id is missing, which tokenizer.ggml.add_bos_token needs");
   if (file.boolean("tokenizer.ggml.add_bos_token", encoder_->adds_bos())) bos_ = bos;
 }
 

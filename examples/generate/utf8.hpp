@@ -73,4 +73,10 @@ class Utf8Stream {
   std::string pending_;
 };
 
+/// A text of any bytes, its broken sequences as U+FFFD.
+inline std::string valid_utf8(std::string_view text) {
+  Utf8Stream stream;
+  return stream.push(text) + stream.finish();
+}
+
 }  // namespace generate

@@ -78,6 +78,10 @@ TEST(CacheSizeProgram, List) {
   EXPECT_EQ(json.size(), 40u);
   EXPECT_EQ(json.at(31).at("name"), "SmolLM2-135M");
   EXPECT_EQ(json.at(31).at("bytes_per_token"), 46080);
+  EXPECT_EQ(run("--json --dtype f32").out, run("--list --json --dtype f32").out);
+  EXPECT_EQ(run("--json").out, run("--list --json").out);
+  EXPECT_EQ(run("--json").code, 0);
+  EXPECT_EQ(run("--dtype f32").out, run("--list --dtype f32").out);
 }
 
 TEST(CacheSizeProgram, WindowsAndLatentsAreExplained) {

@@ -199,6 +199,19 @@ TEST(Gguf, RefusesTensorsThatCannotBe) {
   expect_error(changed([](T& t) { t.offset = ~std::uint64_t{31}; }), "past the end");
 }
 
+TEST(Gguf, ShowsItsKeysBeforeTheTensorsAreRead) {
+  auto writer = small_file();
+  writer.tensors[0].type = 12;
+  const auto bytes = writer.file();
+  const auto check = [](const Gguf& metadata) {
+    EXPECT_EQ(metadata.integer("int"), 7);
+    EXPECT_TRUE(metadata.tensors().empty());
+    throw std::domain_error("not this one");
+  };
+  EXPECT_THROW(Gguf(bytes, check), std::domain_error);
+  EXPECT_THROW(Gguf(bytes, [](const Gguf&) {}), gqa::format_error);
+}
+
 TEST(Gguf, RefusesWrongAlignment) {
   for (const std::uint32_t alignment : {0U, 1U, 12U, 1U << 31}) {
     auto writer = small_file();

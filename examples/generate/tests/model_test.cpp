@@ -323,6 +323,41 @@ TEST(Generation, StopsWhereItShould) {
   EXPECT_THROW(run(std::ssize(prompt) - 1, 100), std::invalid_argument);
 }
 
+TEST(Generation, StopsWhenAsked) {
+  Loaded tiny(test::tiny_model());
+  const Tokenizer tokenizer(tiny.file);
+  const auto prompt = some_tokens(300);  // two chunks
+  auto writer = test::tiny_model();
+  writer.integer("llama.context_length", 1000);
+  Loaded longer(writer);
+  const auto stopped_after = [&](int steps) {
+    Sampler greedy(0, 0, 0);
+    return continue_prompt(*longer.session(), tokenizer, prompt, greedy, 1000, 100, {}, {},
+                           [steps]() mutable { return steps-- == 0; });
+  };
+  const Generation none = stopped_after(0), half = stopped_after(1), four = stopped_after(5);
+  EXPECT_EQ(none.prompt_tokens, 0U);
+  EXPECT_EQ(half.prompt_tokens, 256U);
+  EXPECT_EQ(four.prompt_tokens, 300U);
+  EXPECT_EQ(half.output_ids.size(), 0U);
+  EXPECT_EQ(four.output_ids.size(), 4U);
+  for (const auto& each : {none, half, four}) {
+    EXPECT_EQ(each.stop, "interrupt");
+    EXPECT_GE(each.generation_rate(), 0);
+    EXPECT_GE(each.prompt_rate(), 0);
+  }
+
+  const auto tokens = some_tokens(150);
+  const Likelihood part =
+      measure(*tiny.session(), tokens, 200, {}, [steps = 1]() mutable { return steps-- == 0; });
+  EXPECT_TRUE(part.interrupted);
+  EXPECT_EQ(part.num_tokens, 64);
+  const Likelihood nothing = measure(*tiny.session(), tokens, 200, {}, [] { return true; });
+  EXPECT_TRUE(nothing.interrupted);
+  EXPECT_EQ(nothing.num_tokens, 0);
+  EXPECT_FALSE(measure(*tiny.session(), tokens, 200, {}, [] { return false; }).interrupted);
+}
+
 TEST(Generation, MeasuresLikelihoodAsDefined) {
   Loaded tiny(test::tiny_model());
   const auto tokens = some_tokens(150);

@@ -1,79 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program as it is run: what it prints, and exit code 2 with one line for whatever is wrong.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
+#include "program.hpp"
 
-#include <algorithm>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <sstream>
+#include <sys/stat.h>
 
-#include "tiny_model.hpp"
+#include <cmath>
 
 namespace generate {
 namespace {
 
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-class Program : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = testing::TempDir() + "generate-XXXXXX";
-    folder_ = ::mkdtemp(name.data());
-    write("tiny.gguf", test::tiny_model());
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  void write(const std::string& name, const test::GgufWriter& writer) { write(name, writer.file()); }
-  void write(const std::string& name, const std::vector<std::byte>& bytes) {
-    std::ofstream(path(name), std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
-  }
-
-  struct Result {
-    int code;
-    std::string out, err;
-  };
-  Result run(const std::vector<std::string>& arguments) const {
-    std::string command = GENERATE_PROGRAM;
-    for (const std::string& argument : arguments) {
-      command += " '";
-      for (const char c : argument) command += c == '\'' ? std::string("'\\''") : std::string{c};
-      command += "'";
-    }
-    const int status =
-        std::system((command + " >" + path("out") + " 2>" + path("err") + " </dev/null").c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read(path("out")), read(path("err"))};
-  }
-  Result run_tiny(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), {"--model", path("tiny.gguf")});
-    return run(arguments);
-  }
-  nlohmann::json json(std::vector<std::string> arguments) const {
-    arguments.push_back("--json");
-    const Result result = run_tiny(arguments);
-    EXPECT_EQ(result.code, 0) << result.err;
-    EXPECT_EQ(result.err, "");
-    EXPECT_EQ(std::ranges::count(result.out, '\n'), 1);
-    return nlohmann::json::parse(result.out);
-  }
-
-  static void expect_refused(const Result& result, const std::string& part) {
-    EXPECT_EQ(result.code, 2) << result.err;
-    EXPECT_EQ(result.out, "");
-    EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
-    EXPECT_EQ(result.err.find("generate: "), 0U) << result.err;
-    EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "expected: " << part;
-  }
-
-  std::filesystem::path folder_;
-};
+using test::Program;
 
 TEST_F(Program, PrintsOneJsonObject) {
   const auto object = json({"--prompt", "the fox", "--max-tokens", "6", "--threads", "2"});
@@ -96,6 +32,13 @@ TEST_F(Program, PrintsOneJsonObject) {
     EXPECT_GT(object[rate], 0);
   EXPECT_GT(object["attention_share"], 0);
   EXPECT_LT(object["attention_share"], 1);
+}
+
+TEST_F(Program, NamesOfAnyBytesLeaveTheJsonValid) {
+  auto writer = test::tiny_model();
+  writer.text("general.name", "ti\xFFny");
+  write("tiny.gguf", writer);
+  EXPECT_EQ(json({"--prompt", "the fox", "--max-tokens", "2"})["model"], "ti\uFFFDny");
 }
 
 TEST_F(Program, StreamsTextAndReportsApart) {
@@ -148,6 +91,55 @@ TEST_F(Program, MeasuresPerplexity) {
   const Result result = run_tiny({"--perplexity", path("text")});
   EXPECT_EQ(result.code, 0);
   EXPECT_EQ(result.out.find("mean negative log-likelihood "), 0U) << result.out;
+}
+
+TEST_F(Program, ReadsThePromptFromStandardInput) {
+  std::ofstream(path("text")) << "the\nfox\n";
+  const auto ids = [&](const Result& result) {
+    EXPECT_EQ(result.code, 0) << result.err;
+    return nlohmann::json::parse(result.out)["prompt_ids"];
+  };
+  const auto of_prompt = [&](const char* prompt) {
+    return json({"--prompt", prompt, "--max-tokens", "2"})["prompt_ids"];
+  };
+  const std::vector<std::string> arguments{"--model", path("tiny.gguf"), "--prompt", "-", "--max-tokens",
+                                           "2",       "--json"};
+  // The line break that ends it is not part of it.
+  EXPECT_EQ(ids(run(arguments, "cat " + path("text") + " |", "")), of_prompt("the\nfox"));
+  EXPECT_EQ(ids(run(arguments, "", "<" + path("text"))), of_prompt("the\nfox"));
+  // What others read before it neither.
+  EXPECT_EQ(ids(run(arguments, "(read -r line;", "; ) <" + path("text"))), of_prompt("fox"));
+  expect_refused(run(arguments), "--prompt is empty");
+  expect_refused(run(arguments, "", "<&-"), "cannot read standard input: Bad file descriptor");
+  expect_refused(run(arguments, "", "<" + folder_.string()), "cannot read standard input: Is a directory");
+  std::ofstream(path("text")) << "ab\xFFz";
+  expect_refused(run(arguments, "", "<" + path("text")), "not valid UTF-8 at byte 2");
+}
+
+TEST_F(Program, ReadsFilesFromPipes) {
+  std::ofstream(path("text")) << "the quick brown fox";
+  const auto expected = run_tiny({"--perplexity", path("text"), "--json"});
+  for (const char* name : {"-", "/dev/stdin"}) {
+    for (const bool pipe : {true, false}) {
+      const auto from = [&](const std::string& file, const std::vector<std::string>& arguments) {
+        return pipe ? run(arguments, "cat " + path(file) + " |", "") : run(arguments, "", "<" + path(file));
+      };
+      const Result text = from("text", {"--model", path("tiny.gguf"), "--perplexity", name, "--json"});
+      EXPECT_EQ(text.out, expected.out) << name << pipe << text.err;
+      const Result model = from("tiny.gguf", {"--model", name, "--perplexity", path("text"), "--json"});
+      EXPECT_EQ(model.out, expected.out) << name << pipe << model.err;
+      expect_refused(from("text", {"--model", name, "--prompt", "x"}), "no GGUF file");
+      expect_refused(from("text", {"--model", name, "--prompt", "-"}),
+                     "--prompt and --model both read standard input");
+      expect_refused(from("text", {"--model", name, "--perplexity", "-"}),
+                     "--perplexity and --model both read standard input");
+    }
+  }
+  ASSERT_EQ(::mkfifo(path("fifo").c_str(), 0600), 0);
+  const Result fifo = run({"--model", path("tiny.gguf"), "--perplexity", path("fifo"), "--json"},
+                          "cat " + path("text") + " >" + path("fifo") + " & ");
+  EXPECT_EQ(fifo.out, expected.out) << fifo.err;
+  expect_refused(run_tiny({"--perplexity", "/dev/zero"}), "cannot read /dev/zero: Invalid argument");
 }
 
 TEST_F(Program, PrintsHelp) {
@@ -211,6 +203,14 @@ TEST_F(Program, RefusesFilesThatAreNoModel) {
   writer.find("blk.1.ffn_up.weight").type = 12;
   write("type.gguf", writer);
   refused("type.gguf", "Q4_K");
+  // What the model is comes before how it is stored: requantising would not help.
+  writer.text("general.architecture", "gemma3");
+  write("type.gguf", writer);
+  refused("type.gguf", "gemma3");
+  writer.text("general.architecture", "llama");
+  writer.integer("llama.expert_count", 8);
+  write("type.gguf", writer);
+  refused("type.gguf", "llama.expert_count");
   writer = test::tiny_model();
   writer.text("tokenizer.chat_template", "[INST]");
   write("template.gguf", writer);

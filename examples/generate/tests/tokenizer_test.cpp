@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
+#include <thread>
 
 #include "chat_template.hpp"
 #include "gqa/core/error.hpp"
@@ -125,6 +127,50 @@ TEST(Tokenizer, TakesLongRunsInReasonableTime) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 
+TEST(Tokenizer, EncodesOnSeveralThreadsAtOnce) {
+  // ThreadSanitizer does not see into PCRE2: the ids tell. Long enough for the threads to overlap.
+  const Loaded tiny(test::tiny_model());
+  const std::string texts[] = {"the 12 xx yyy zzzz 345 aaaaaa", "a b c 1 2 3 d e f g h i j k l m n o"};
+  const Ids expected[] = {tiny.tokenizer.encode(texts[0]), tiny.tokenizer.encode(texts[1])};
+  std::atomic<int> ready = 0, wrong = 0;
+  const auto encode = [&](int i) {
+    ++ready;
+    while (ready < 2) std::this_thread::yield();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
+    while (wrong == 0 && std::chrono::steady_clock::now() < end) {
+      try {
+        if (tiny.tokenizer.encode(texts[i]) != expected[i]) ++wrong;
+      } catch (const std::exception&) {
+        ++wrong;
+      }
+    }
+  };
+  std::thread other(encode, 1);
+  encode(0);
+  other.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(Tokenizer, RefusesSpecialTokensThatWouldCutACodePoint) {
+  for (const std::int32_t type : {3, 4}) {
+    for (const std::string text : {"\xA9", "\xC3", "ab\xFF", "\xE2\x82"}) {
+      auto writer = test::tiny_model();
+      test::TinyVocabulary vocabulary;
+      vocabulary.tokens[270] = text;
+      vocabulary.types[270] = type;
+      writer.texts("tokenizer.ggml.tokens", vocabulary.tokens);
+      writer.numbers("tokenizer.ggml.token_type", 5, vocabulary.types);
+      try {
+        const Loaded tiny(writer);
+        ADD_FAILURE() << "not refused; the e with an acute accent is "
+                      << tiny.tokenizer.encode("\u00e9").size() << " tokens";
+      } catch (const gqa::format_error& error) {
+        EXPECT_STREQ(error.what(), "the text of the special token 270 is not valid UTF-8");
+      }
+    }
+  }
+}
+
 TEST(Tokenizer, RefusesInvalidUtf8) {
   const Loaded tiny(test::tiny_model());
   EXPECT_THROW(tiny.tokenizer.encode("ab\xFFz"), std::invalid_argument);
@@ -210,6 +256,11 @@ TEST(SentencePiece, ReadsScoresAndFlags) {
   writer.boolean("tokenizer.ggml.add_bos_token", false);
   EXPECT_EQ(Loaded(writer).tokenizer.encode("abc"), (Ids{262}));
   writer.numbers<float>("tokenizer.ggml.scores", 6, {0});
+  EXPECT_THROW(Loaded{writer}, gqa::format_error);
+  writer = sentence_piece();
+  writer.text("tokenizer.ggml.pre", "default");
+  EXPECT_EQ(Loaded(writer).tokenizer.encode("ab"), (Ids{1, 261}));
+  writer.text("tokenizer.ggml.pre", "llama-bpe");
   EXPECT_THROW(Loaded{writer}, gqa::format_error);
 }
 
