@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
 #include <vector>
 
 #include "support/random.hpp"
@@ -20,10 +21,20 @@ using detail::SeenKeys;
 constexpr Index group = 3;
 const HeadTable heads{2 * group, 2, group};
 
+/// What a GroupMask binds into.
+template <class M>
+struct Memory {
+  explicit Memory(Index num_heads)
+      : bytes(allocate_aligned<std::byte>(static_cast<std::size_t>(GroupMask<M>::bytes(num_heads) + 1))) {}
+  void* get() const { return bytes.get(); }
+  AlignedArray<std::byte> bytes;
+};
+
 /// look() and for_row_runs() of one chunk, bit by bit.
 template <class M>
 void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Range retained) {
-  const GroupMask<M> of_group(mask, heads, 0, kv_head, 0);
+  Memory<M> memory(group);
+  const GroupMask<M> of_group(mask, heads, 0, kv_head, 0, 0, memory.get());
   std::vector<std::uint64_t> words(static_cast<std::size_t>(q.size() * group * chunk_tiles),
                                    0x5555555555555555u);
   SeenKeys seen;
@@ -127,11 +138,52 @@ TEST(SeenKeys, HeadsThatSeeDifferentKeys) {
 
 TEST(GroupMask, BoundsAreThoseOfAllHeads) {
   const auto mask = per_head([](Index h) { return sliding_window(10 * h + 1); });
-  const GroupMask<decltype(mask)> first(mask, heads, 0, 0, 0), second(mask, heads, 0, 1, 0);
+  Memory<decltype(mask)> a(group), b(group);
+  const GroupMask<decltype(mask)> first(mask, heads, 0, 0, 0, 0, a.get()),
+      second(mask, heads, 0, 1, 0, 0, b.get());
   EXPECT_EQ(first.bounds({100, 101}), (Range{80, 101}));
   EXPECT_EQ(second.bounds({100, 101}), (Range{50, 101}));
   const auto plain = causal();
-  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0, 0).bounds({100, 110})), (Range{0, 110}));
+  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0, 0, 0, nullptr).bounds({100, 110})), (Range{0, 110}));
+}
+
+/// A mask that counts the planes it made and those that are left, and throws instead of the one for head 5.
+struct CountedMask {
+  struct Plane {
+    explicit Plane(Index* count) : alive(count) { ++*alive; }
+    Plane(const Plane& other) : Plane(other.alive) {}
+    ~Plane() { --*alive; }
+    bool operator()(Index, Index) const { return true; }
+    Coverage coverage(Range, Range) const { return Coverage::full; }
+    Index* alive;
+  };
+  Plane at(Index, Index q_head) const {
+    if (q_head == 5) throw std::runtime_error("head 5");
+    ++*made;
+    return Plane(alive);
+  }
+  Index *made, *alive;
+};
+
+TEST(GroupMask, BindsEachHeadOnceAndLeavesNothingBehind) {
+  Index made = 0, alive = 0;
+  const CountedMask mask{&made, &alive};
+  Memory<CountedMask> memory(group);
+  {
+    const GroupMask<CountedMask> bound(mask, heads, 0, 0, 0, 0, memory.get());
+    EXPECT_EQ(made, group);
+    EXPECT_EQ(alive, group);
+    for (Index i = 0; i < 10; ++i) {
+      EXPECT_EQ(bound.coverage({0, 4}, {0, 4}), Coverage::full);
+      EXPECT_EQ(bound.bits(i % group, i, 0, 64), ~std::uint64_t{0});
+      EXPECT_EQ(bound.bounds({i, i + 1}), all_positions);
+    }
+    EXPECT_EQ(made, group);
+  }
+  EXPECT_EQ(alive, 0);
+  EXPECT_THROW((GroupMask<CountedMask>(mask, heads, 0, 1, 0, 0, memory.get())), std::runtime_error);
+  EXPECT_EQ(made, 2 * group - 1) << "the heads before the one that throws";
+  EXPECT_EQ(alive, 0);
 }
 
 TEST(HeadTable, ConsecutiveGroupsOrATable) {

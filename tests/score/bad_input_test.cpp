@@ -80,16 +80,16 @@ TEST(BadMask, Tensors) {
       },
       {"mask tensor", "batch is 2", "expected 3"});
   expect_refused([&] { check_mask(mask, {2, 6, {4, 8}, {0, 8}}); }, {"heads is 3", "expected 6"});
-  expect_refused([&] { check_mask(mask, {2, 3, {3, 8}, {0, 8}}); }, {"q_tokens is 4", "expected 5"});
-  expect_refused([&] { check_mask(mask, {2, 3, {5, 9}, {0, 9}}); }, {"kv_tokens is 8", "expected 9"});
-  expect_refused([&] { check_mask(mask, {2, 3, {2, 6}, {0, 6}}); }, {"kv_tokens is 8", "expected 6"});
+  expect_refused([&] { check_mask(mask, {2, 3, {3, 8}, {0, 8}}); }, {"queries is 4", "expected 5"});
+  expect_refused([&] { check_mask(mask, {2, 3, {5, 9}, {0, 9}}); }, {"keys is 8", "expected 9"});
+  expect_refused([&] { check_mask(mask, {2, 3, {2, 6}, {0, 6}}); }, {"keys is 8", "expected 6"});
   const auto placed = tensor_mask(ScoreTensor<bool>(values, {1, 1, 4, 8}, 2));
   EXPECT_NO_THROW(check_mask(placed, {2, 3, {2, 6}, {0, 6}}));
   expect_refused(
       [&] {
         check_mask(placed, {2, 3, {3, 7}, {0, 7}});
       },
-      {"positions 2 to 5", "expected 3 to 6"});
+      {"4 queries begin at position 2", "expected positions 3 to 6"});
   expect_refused([&] { ScoreTensor<bool>(values, {1, -1, 4, 8}); }, {"1 x -1 x 4 x 8"});
 }
 

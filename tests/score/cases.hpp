@@ -14,38 +14,35 @@
 
 namespace gqa::test {
 
-/// Any mask, also one of sequences and heads, behind one type: a call is compiled once for all of them. Keeps
-/// the table a mask refers to.
+/// Any mask behind one type, and that of one sequence of the batch: a call is compiled once for all of them.
+/// Keeps the table a mask refers to.
 class TestMask {
  public:
   template <Mask M>
   requires(!std::same_as<M, TestMask>)
       TestMask(const M& mask, std::shared_ptr<const void> table = {})  // NOLINT: converts on purpose
-      : table_(std::move(table)),
-        at_([mask](Index seq, Index q_head) { return AnyMask(mask_for(mask, seq, q_head)); }),
-        check_([mask](const AttentionExtent& extent) { check_mask(mask, extent); }),
-        by_seq_(gqa::varies_by_seq(mask)),
-        by_head_(gqa::varies_by_head(mask)) {}
+      : table_(std::move(table)), mask_(mask) {}
 
-  AnyMask at(Index seq, Index q_head) const { return at_(seq, q_head); }
-  void check(const AttentionExtent& extent) const { check_(extent); }
-  bool varies_by_seq() const { return by_seq_; }
-  bool varies_by_head() const { return by_head_; }
+  AnyMask::Plane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const {
+    return mask_.at(seq_ < 0 ? seq : seq_, q_head, first_query);
+  }
+  void check(const AttentionExtent& extent) const {
+    if (seq_ < 0) mask_.check(extent);
+  }
+  bool varies_by_seq() const { return seq_ < 0 && mask_.varies_by_seq(); }
+  bool varies_by_head() const { return mask_.varies_by_head(); }
 
   /// The mask of one sequence of the batch, for a call of that one alone.
   TestMask of_seq(Index seq) const {
     TestMask one = *this;
-    one.at_ = [at = at_, seq](Index, Index q_head) { return at(seq, q_head); };
-    one.check_ = [](const AttentionExtent&) {};
-    one.by_seq_ = false;
+    one.seq_ = seq;
     return one;
   }
 
  private:
   std::shared_ptr<const void> table_;
-  std::function<AnyMask(Index seq, Index q_head)> at_;
-  std::function<void(const AttentionExtent&)> check_;
-  bool by_seq_, by_head_;
+  AnyMask mask_;
+  Index seq_ = -1;  // the batch's
 };
 
 /// Any score function, and that of one sequence of the batch.
@@ -58,7 +55,7 @@ class TestScore {
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
-    mod_.mod(scores, ScoreRow{seq_ < 0 ? at.seq : seq_, at.q_head, at.q_pos, at.kv_begin});
+    mod_.mod(scores, ScoreRow{seq_ < 0 ? at.seq : seq_, at.q_head, at.q_pos, at.kv_begin, at.first_query});
   }
   void check(const AttentionExtent& extent) const {
     if (seq_ < 0) mod_.check(extent);

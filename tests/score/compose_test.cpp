@@ -148,11 +148,11 @@ TEST(Compose, RandomCompositionsAreExactOnTilesAndSoundBeyond) {
     SCOPED_TRACE(seed);
     Random random(seed);
     const Pair pair = random_mask(random, 3);
-    ASSERT_NO_FATAL_FAILURE(
-        expect_mask_is(pair.mask, pair.formula, pair.lambda ? Exactness::sound : Exactness::exact, 14));
+    ASSERT_NO_FATAL_FAILURE(expect_mask_is(mask_for(pair.mask, 0, 0), pair.formula,
+                                           pair.lambda ? Exactness::sound : Exactness::exact, 14));
     if (seed <= 40) {
-      ASSERT_NO_FATAL_FAILURE(
-          test::expect_large_blocks_hold(pair.mask, pair.formula, Exactness::sound, seed, 210));
+      ASSERT_NO_FATAL_FAILURE(test::expect_large_blocks_hold(mask_for(pair.mask, 0, 0), pair.formula,
+                                                             Exactness::sound, seed, 210));
     }
   }
 }
@@ -163,7 +163,7 @@ TEST(Compose, RandomLeavesAreExact) {
     Random random(seed);
     const Pair pair = random_leaf(random);
     ASSERT_NO_FATAL_FAILURE(expect_mask_is(
-        !pair.mask, [&](Index q, Index kv) { return !pair.formula(q, kv); },
+        mask_for(!pair.mask, 0, 0), [&](Index q, Index kv) { return !pair.formula(q, kv); },
         pair.lambda ? Exactness::sound : Exactness::exact, 14));
   }
 }

@@ -192,13 +192,14 @@ TEST(Mask, LambdaNeedsNoCoverage) {
 TEST(Mask, AnyMaskIsTheMaskItHolds) {
   const AnyMask any = sinks(2) | sliding_window(4);
   expect_mask_is(
-      any, [](Index q, Index kv) { return kv <= q && (kv < 2 || kv > q - 4); }, Exactness::sound);
-  EXPECT_EQ(kv_bounds(AnyMask(sliding_window(4)), {100, 101}), (Range{97, 101}));
+      mask_for(any, 0, 0), [](Index q, Index kv) { return kv <= q && (kv < 2 || kv > q - 4); },
+      Exactness::sound);
+  EXPECT_EQ(kv_bounds(AnyMask(sliding_window(4)).at(0, 0), {100, 101}), (Range{97, 101}));
   const std::vector<AnyMask> list = {causal(), [](Index q, Index kv) { return q == kv; }, any};
-  EXPECT_TRUE(list[1](3, 3));
-  EXPECT_FALSE(list[1](3, 2));
+  EXPECT_TRUE(list[1].at(0, 0)(3, 3));
+  EXPECT_FALSE(list[1].at(0, 0)(3, 2));
   expect_mask_is(
-      list[0], [](Index q, Index kv) { return kv <= q; }, exact);
+      mask_for(list[0], 0, 0), [](Index q, Index kv) { return kv <= q; }, exact);
 }
 
 TEST(Mask, LayerPatternsRepeat) {

@@ -51,7 +51,10 @@ PlanSizes plan_call(const Call& call, Index num_threads, Plan& plan) {
         Range kv = call.view.retained(seq);
         if (!varies_by_head(call.mask)) {
           const Range q = {queries.first_position, queries.first_position + queries.tokens};
-          const GroupMask mask(call.mask, call.heads, seq, 0, queries.position_shift);
+          using PlannedMask = GroupMask<typename Call::MaskType>;
+          typename PlannedMask::Memory memory;
+          const PlannedMask mask(call.mask, call.heads, seq, 0, queries.first_position,
+                                 queries.position_shift, &memory);
           kv = intersect(kv, mask.bounds(q));
         }
         return PlanSequence{queries.tokens, kv};

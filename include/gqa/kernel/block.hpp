@@ -3,7 +3,10 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 
 #include "gqa/kernel/call.hpp"
 #include "gqa/kernel/plan.hpp"
@@ -11,25 +14,47 @@
 
 namespace gqa::detail {
 
-/// A mask for the queries of one sequence and KV head, whether or not it tells heads or sequences apart.
+/// A mask for the queries of one sequence and KV head, whether or not it tells heads or sequences apart. One
+/// that does is bound once for each head, and kept in memory of the caller's.
 template <Mask M>
 class GroupMask {
+  static constexpr bool direct = PositionMask<M>;  // nothing to bind
+  using Bound = BoundOf<M>;
+  static_assert(alignof(Bound) <= 64);
+
  public:
-  /// `shift` is what the mask's positions are above the view's, which is how everything else here counts.
-  GroupMask(const M& mask, const HeadTable& heads, Index seq, Index kv_head, Index shift)
-      : mask_(mask),
-        heads_(heads),
-        seq_(seq),
-        kv_head_(kv_head),
-        shift_(shift),
-        by_head_(varies_by_head(mask)) {}
+  /// What it needs for `num_heads` heads, at a multiple of 64.
+  static constexpr Index bytes(Index num_heads) {
+    return direct ? 0 : checked_mul(num_heads, sizeof(Bound), "workspace");
+  }
+  /// The memory of a mask that does not tell heads apart.
+  struct alignas(64) Memory {
+    std::byte bytes[direct ? 1 : sizeof(Bound)];
+  };
+
+  /// The queries of the whole sequence begin at `first_position`, as the view counts positions; `shift` is
+  /// what the mask's positions are above the view's, which is how everything else here counts.
+  GroupMask(const M& mask, const HeadTable& heads, Index seq, Index kv_head, Index first_position,
+            Index shift, void* memory)
+      : GroupMask(mask, heads.size(kv_head), shift, memory) {
+    if constexpr (!direct) {
+      for (; num_bound_ < (by_head_ ? num_heads_ : 1); ++num_bound_)
+        ::new (static_cast<void*>(bound_ + num_bound_))
+            Bound(mask_for(mask, seq, heads.q_head(kv_head, num_bound_), first_position + shift));
+    }
+  }
+  GroupMask(const GroupMask&) = delete;
+  GroupMask& operator=(const GroupMask&) = delete;
+  ~GroupMask() {
+    if constexpr (!direct) std::destroy_n(bound_, num_bound_);
+  }
 
   bool by_head() const { return by_head_; }
 
   Range bounds(Range q) const {
-    Range all = one(0, [&](const auto& m) { return kv_bounds(m, shifted(q, shift_)); });
-    for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i) {
-      const Range r = one(i, [&](const auto& m) { return kv_bounds(m, shifted(q, shift_)); });
+    Range all = kv_bounds(one(0), shifted(q, shift_));
+    for (Index i = 1; by_head_ && i < num_heads_; ++i) {
+      const Range r = kv_bounds(one(i), shifted(q, shift_));
       if (r.empty()) continue;
       all = all.empty() ? r : Range{std::min(all.begin, r.begin), std::max(all.end, r.end)};
     }
@@ -37,28 +62,34 @@ class GroupMask {
   }
 
   Coverage coverage(Range q, Range kv) const {
-    const Coverage first =
-        one(0, [&](const auto& m) { return m.coverage(shifted(q, shift_), shifted(kv, shift_)); });
-    for (Index i = 1; by_head_ && i < heads_.size(kv_head_); ++i)
-      if (one(i, [&](const auto& m) { return m.coverage(shifted(q, shift_), shifted(kv, shift_)); }) != first)
-        return Coverage::partial;
+    const Coverage first = one(0).coverage(shifted(q, shift_), shifted(kv, shift_));
+    for (Index i = 1; by_head_ && i < num_heads_; ++i)
+      if (one(i).coverage(shifted(q, shift_), shifted(kv, shift_)) != first) return Coverage::partial;
     return first;
   }
 
   std::uint64_t bits(Index head_in_group, Index q_pos, Index kv_begin, Index count) const {
-    return one(head_in_group,
-               [&](const auto& m) { return row_bits(m, q_pos + shift_, kv_begin + shift_, count); });
+    return row_bits(one(head_in_group), q_pos + shift_, kv_begin + shift_, count);
   }
 
  private:
-  template <class F>
-  auto one(Index head_in_group, F&& f) const {
-    return f(mask_for(mask_, seq_, heads_.q_head(kv_head_, head_in_group)));
+  // An object from here on: what it has bound so far is destroyed where binding another throws.
+  GroupMask(const M& mask, Index num_heads, Index shift, [[maybe_unused]] void* memory)
+      : mask_(mask), num_heads_(num_heads), shift_(shift), by_head_(varies_by_head(mask)) {
+    if constexpr (!direct) bound_ = static_cast<Bound*>(memory);
+  }
+
+  const auto& one([[maybe_unused]] Index head_in_group) const {
+    if constexpr (direct)
+      return mask_;
+    else
+      return bound_[head_in_group];
   }
 
   const M& mask_;
-  const HeadTable& heads_;
-  Index seq_, kv_head_, shift_;
+  Bound* bound_ = nullptr;
+  Index num_bound_ = 0;
+  Index num_heads_, shift_;
   bool by_head_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "gqa/core/scalar.hpp"
 #include "gqa/kernel/heads.hpp"
@@ -91,7 +92,8 @@ struct Attention {
 
 constexpr Range shifted(Range r, Index by) { return {r.begin + by, r.end + by}; }
 
-/// Lets the mask, the score function and the sinks (or null) refuse a sequence they have no answer for.
+/// Lets the mask, the score function and the sinks (or null) refuse a sequence they have no answer for, or
+/// parameters that the type of the scores does not hold.
 template <class M, class Score>
 void check_extent(const AttentionExtent& extent, const M& mask, const Score& score, const SinkLogits* sinks) {
   check_mask(mask, extent);
@@ -102,9 +104,10 @@ template <class Call>
 void check_extent(const Call& call, Index seq) {
   const auto queries = call.queries(seq);
   const Range q = {queries.first_position, queries.first_position + queries.tokens};
-  check_extent({call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
-                shifted(call.view.retained(seq), queries.position_shift)},
-               call.mask, call.score, call.sinks);
+  check_extent(
+      {call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
+       shifted(call.view.retained(seq), queries.position_shift), std::is_same_v<typename Call::Acc, double>},
+      call.mask, call.score, call.sinks);
 }
 
 }  // namespace gqa::detail

@@ -129,7 +129,11 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   // Before anything is asked of them: a mask with a table would look past its end.
   for (Index seq = 0; seq < num_seqs; ++seq) {
     const Index total = begin.back()[static_cast<std::size_t>(seq)];
-    detail::check_extent({num_seqs, heads.num_q_heads, {total - queries.tokens(seq), total}, {0, total}},
+    detail::check_extent({num_seqs,
+                          heads.num_q_heads,
+                          {total - queries.tokens(seq), total},
+                          {0, total},
+                          std::is_same_v<Acc, double>},
                          mask, score, sink_logits);
   }
   if (num_seqs == 0) return;
@@ -163,7 +167,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       const Range keys =
           detail::shifted(kv.retained(node_of[l][static_cast<std::size_t>(seq)]), s.position_shift);
       shared = positions.empty() || keys.empty() ||
-               mask_for(mask, seq, 0).coverage(positions, keys) == Coverage::full;
+               mask_for(mask, seq, 0, positions.begin).coverage(positions, keys) == Coverage::full;
     }
     if (shared) {
       const auto node_queries = [&](Index node) {

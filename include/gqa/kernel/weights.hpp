@@ -43,7 +43,7 @@ void weights_row(const Call& call, Chunk<typename Call::T>& chunk,
   simd::convert_kernels<TQ>(isa()).widen(
       queries.q + token * queries.q_token_stride + q_head * queries.q_head_stride, call.head_dim(), Acc{1},
       q.data());
-  decltype(auto) mask = mask_for(call.mask, seq, q_head);
+  decltype(auto) mask = mask_for(call.mask, seq, q_head, queries.first_position);
   std::vector<Acc> scores(static_cast<std::size_t>(chunk_keys + simd::padding));
   const double sink =
       call.sinks == nullptr ? -std::numeric_limits<double>::infinity() : (*call.sinks)(q_head);
@@ -68,7 +68,7 @@ void weights_row(const Call& call, Chunk<typename Call::T>& chunk,
     if constexpr (!std::is_same_v<typename Call::ScoreType, ScoreChain<>>) {
       const Index first = std::countr_zero(bits), last = 64 - std::countl_zero(bits);
       call.score.mod(std::span<Acc>(tile_scores + first, static_cast<std::size_t>(last - first)),
-                     ScoreRow{seq, q_head, q_pos, keys.begin + first});
+                     ScoreRow{seq, q_head, q_pos, keys.begin + first, queries.first_position});
     }
     for (Index j = 0; j < keys.size(); ++j) {
       if ((bits >> j & 1) == 0) continue;

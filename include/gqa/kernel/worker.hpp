@@ -58,6 +58,7 @@ class Worker {
         words_(arena.take<std::uint64_t>(block_rows_ * chunk_tiles)),
         touched_(arena.take<bool>(max_rows)),
         overflowed_(arena.take<bool>(max_rows)),
+        mask_memory_(arena.take<std::byte>(GroupMask<typename Call::MaskType>::bytes(call.heads.group_size))),
         total_(arena, max_rows, o_stride_),
         block_(arena, block_rows_, o_stride_),
         chunk_(arena, call.head_dim(), call.view.value_dim(), call.view.scratch_bytes()) {}
@@ -105,10 +106,11 @@ class Worker {
 
   void attend(const WorkItem& item, const RowState<Acc>& slots, Index slot_rows) {
     const auto queries = call_.queries(item.seq);
-    const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head,
-                                                  queries.position_shift);
     const Index group = call_.heads.size(item.kv_head);
     if (group == 0) return;
+    const GroupMask<typename Call::MaskType> mask(call_.mask, call_.heads, item.seq, item.kv_head,
+                                                  queries.first_position, queries.position_shift,
+                                                  mask_memory_);
     const Index num_rows = item.q.size() * group;
     const Range retained = call_.view.retained(item.seq);
     const Range q_positions = {queries.first_position + item.q.begin, queries.first_position + item.q.end};
@@ -346,7 +348,8 @@ class Worker {
 
   /// scale -> soft-cap -> bias, on the scores of a row that are seen and no others.
   void modify_scores(const SeenKeys& seen, const WorkItem& item, Range q, Index row, Index group, Acc scale) {
-    const Index shift = call_.queries(item.seq).position_shift;
+    const auto queries = call_.queries(item.seq);
+    const Index shift = queries.position_shift;
     const Index q_head = call_.heads.q_head(item.kv_head, row % group);
     Acc* scores = scores_ + row * score_stride;
     const auto word = [&](Index t) {
@@ -359,9 +362,9 @@ class Worker {
       while (t < seen.last_tile && std::countl_zero(word(t)) == 0 && (word(t + 1) & 1) != 0) ++t;
       const Index end = (t + 1) * tile_keys - std::countl_zero(word(t));
       rows_.scale(scores + begin, end - begin, scale);
-      call_.score.mod(
-          std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
-          ScoreRow{item.seq, q_head, q.begin + row / group + shift, chunk_.begin() + begin + shift});
+      call_.score.mod(std::span<Acc>(scores + begin, static_cast<std::size_t>(end - begin)),
+                      ScoreRow{item.seq, q_head, q.begin + row / group + shift,
+                               chunk_.begin() + begin + shift, queries.first_position + shift});
     }
   }
 
@@ -457,8 +460,9 @@ class Worker {
   Acc* q_;
   Acc* scores_;
   std::uint64_t* words_;
-  bool* touched_;     // a block of an item: whether its rows have seen a chunk
-  bool* overflowed_;  // a row of an item
+  bool* touched_;           // a block of an item: whether its rows have seen a chunk
+  bool* overflowed_;        // a row of an item
+  std::byte* mask_memory_;  // of an item's GroupMask
   bool some_overflowed_ = false;
   Acc one_ = 1;  // what a weight of 1 is kept as
   RowState<Acc> total_, block_;

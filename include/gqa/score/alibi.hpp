@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <memory>
@@ -34,7 +35,11 @@ class Alibi {
   static constexpr bool additive = true;
 
   explicit Alibi(std::vector<double> slopes)
-      : slopes_(std::make_shared<const std::vector<double>>(std::move(slopes))) {}
+      : slopes_(std::make_shared<const std::vector<double>>(std::move(slopes))) {
+    for (std::size_t h = 0; h < slopes_->size(); ++h)
+      GQA_CHECK(std::isfinite((*slopes_)[h]), std::invalid_argument,
+                "alibi: slopes[" << h << "] is " << (*slopes_)[h] << ", expected a finite number");
+  }
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
@@ -47,6 +52,12 @@ class Alibi {
     GQA_CHECK(static_cast<Index>(slopes_->size()) == extent.num_q_heads, std::invalid_argument,
               "alibi: slopes has " << slopes_->size() << " entries, expected one for each of "
                                    << extent.num_q_heads << " query heads");
+    const auto farthest = static_cast<double>(
+        std::max({extent.q.end - 1 - extent.kv.begin, extent.kv.end - 1 - extent.q.begin, Index{1}}));
+    for (std::size_t h = 0; h < slopes_->size(); ++h)
+      GQA_CHECK(extent.holds((*slopes_)[h] * farthest), std::invalid_argument,
+                "alibi: slopes[" << h << "] is " << (*slopes_)[h] << ", expected a number that "
+                                 << extent.score_type() << " holds, also times the distance " << farthest);
   }
 
  private:
@@ -56,8 +67,8 @@ class Alibi {
 /// `score - slope[q_head] * |q_pos - kv_pos|` with the published slopes.
 inline Alibi alibi(Index num_q_heads) { return Alibi(alibi_slopes(num_q_heads)); }
 
-/// The same with slopes of one's own, one a query head; attention throws std::invalid_argument for another
-/// number of them.
+/// The same with slopes of one's own, one a query head. Throws std::invalid_argument for one that is not
+/// finite, and attention does for another number of them, or one whose largest penalty overflows.
 inline Alibi alibi(std::vector<double> slopes) { return Alibi(std::move(slopes)); }
 
 }  // namespace gqa

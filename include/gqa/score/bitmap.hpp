@@ -13,7 +13,7 @@ namespace gqa::detail {
 class Bitmap {
  public:
   Bitmap(Index rows, Index columns, const char* what)
-      : rows_(rows), columns_(columns), words_per_row_(ceil_div(columns, 64)) {
+      : rows_(rows), columns_(columns), words_per_row_(columns / 64 + (columns % 64 != 0)) {
     words_.resize(static_cast<std::size_t>(checked_mul(rows, words_per_row_, what)));
   }
 

@@ -44,7 +44,7 @@ class BlockMask {
     checked_mul(shape.num_q_blocks, shape.q_block, "blocks");
     checked_mul(shape.num_kv_blocks, shape.kv_block, "blocks");
     detail::Bitmap bitmap(shape.num_q_blocks, shape.num_kv_blocks, "blocks");
-    for (Index i = 0; i < shape.num_q_blocks; ++i) {
+    for (Index i = 0; shape.num_kv_blocks > 0 && i < shape.num_q_blocks; ++i) {
       for (Index j = 0; j < shape.num_kv_blocks; ++j) {
         if (allowed(i, j)) bitmap.set(i, j);
       }
@@ -58,10 +58,10 @@ class BlockMask {
 
   /// The share of blocks that attend.
   double density() const {
+    if (shape_.num_q_blocks == 0 || shape_.num_kv_blocks == 0) return 0;
     Index set = 0;
     for (Index i = 0; i < shape_.num_q_blocks; ++i) set += bitmap_->count(i, {0, shape_.num_kv_blocks});
-    return static_cast<double>(set) /
-           static_cast<double>(std::max<Index>(1, shape_.num_q_blocks * shape_.num_kv_blocks));
+    return static_cast<double>(set) / static_cast<double>(shape_.num_q_blocks * shape_.num_kv_blocks);
   }
 
  private:
@@ -132,7 +132,7 @@ class Blocks {
 
   static Range blocks_met(Range positions, Index size) {
     if (positions.empty()) return {};
-    return {positions.begin / size, ceil_div(positions.end, size)};
+    return {positions.begin / size, (positions.end - 1) / size + 1};
   }
   Range q_blocks(Range q) const { return blocks_met(intersect(q, q_positions()), table_.shape().q_block); }
   Range kv_blocks(Range kv) const {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <type_traits>
 #include <utility>
 
-#include "gqa/score/mask_concept.hpp"
 #include "gqa/score/mask_fn.hpp"
+#include "gqa/score/mask_ref.hpp"
 
 namespace gqa {
 
@@ -31,7 +30,10 @@ inline constexpr bool has_row_form = requires(const M& m, Index i) {
 /// without a closed form, looking would cost more than it saves and the answer is `partial`.
 template <PositionMask M>
 constexpr Coverage coverage_by_rows(const M& mask, Range q, Range kv) {
-  if (!has_row_form<M> || q.size() * ceil_div(kv.size(), 64) > 256) return Coverage::partial;
+  constexpr Index most = 256;
+  if (!has_row_form<M> || q.size() > most || kv.size() > 64 * most ||
+      q.size() * ceil_div(kv.size(), 64) > most)
+    return Coverage::partial;
   bool some = false, all = true;
   for (Index i = q.begin; i < q.end; ++i) {
     for (Index j = kv.begin; j < kv.end; j += 64) {
@@ -45,31 +47,8 @@ constexpr Coverage coverage_by_rows(const M& mask, Range q, Range kv) {
   return all ? Coverage::full : Coverage::none;
 }
 
-/// A mask that lives elsewhere.
-template <PositionMask M>
-class MaskRef {
- public:
-  constexpr MaskRef(const M& mask) : mask_(&mask) {}  // NOLINT: converts on purpose
-
-  constexpr bool operator()(Index q_pos, Index kv_pos) const { return (*mask_)(q_pos, kv_pos); }
-  constexpr Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
-  constexpr Range bounds(Range q) const { return kv_bounds(*mask_, q); }
-  constexpr std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
-    return row_bits(*mask_, q_pos, kv_begin, count);
-  }
-
- private:
-  const M* mask_;
-};
-
 template <class M>
 inline constexpr bool has_row_form<MaskRef<M>> = has_row_form<M>;
-
-/// What a composition holds of a part bound to a sequence and a head: the part itself where it was made for
-/// them, else a reference, as kernels bind for every row and copies of masks may share tables between
-/// threads.
-template <class Bound>
-using BoundPart = std::conditional_t<std::is_reference_v<Bound>, MaskRef<std::remove_cvref_t<Bound>>, Bound>;
 
 /// What & and | have in common: two masks, and what they ask of a call.
 template <Mask A, Mask B>
@@ -79,6 +58,7 @@ class MaskPair {
 
   constexpr bool varies_by_head() const { return gqa::varies_by_head(a_) || gqa::varies_by_head(b_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_) || gqa::varies_by_seq(b_); }
+  constexpr bool is_fixed() const { return detail::is_fixed(a_) && detail::is_fixed(b_); }
   void check(const AttentionExtent& extent) const {
     check_mask(a_, extent);
     check_mask(b_, extent);
@@ -126,10 +106,10 @@ class AndMask : public detail::MaskPair<A, B> {
     return row_bits(this->a_, q_pos, kv_begin, count) & row_bits(this->b_, q_pos, kv_begin, count);
   }
 
-  constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
-    using BoundA = detail::BoundPart<decltype(mask_for(this->a_, seq, q_head))>;
-    using BoundB = detail::BoundPart<decltype(mask_for(this->b_, seq, q_head))>;
-    return AndMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
+  constexpr auto at(Index seq, Index q_head, std::optional<Index> first_query = {}) const
+      requires(!detail::BothPositionMasks<A, B>) {
+    return AndMask<detail::BoundOf<A>, detail::BoundOf<B>>(mask_for(this->a_, seq, q_head, first_query),
+                                                           mask_for(this->b_, seq, q_head, first_query));
   }
 };
 
@@ -165,10 +145,10 @@ class OrMask : public detail::MaskPair<A, B> {
     return row_bits(this->a_, q_pos, kv_begin, count) | row_bits(this->b_, q_pos, kv_begin, count);
   }
 
-  constexpr auto at(Index seq, Index q_head) const requires(!detail::BothPositionMasks<A, B>) {
-    using BoundA = detail::BoundPart<decltype(mask_for(this->a_, seq, q_head))>;
-    using BoundB = detail::BoundPart<decltype(mask_for(this->b_, seq, q_head))>;
-    return OrMask<BoundA, BoundB>(mask_for(this->a_, seq, q_head), mask_for(this->b_, seq, q_head));
+  constexpr auto at(Index seq, Index q_head, std::optional<Index> first_query = {}) const
+      requires(!detail::BothPositionMasks<A, B>) {
+    return OrMask<detail::BoundOf<A>, detail::BoundOf<B>>(mask_for(this->a_, seq, q_head, first_query),
+                                                          mask_for(this->b_, seq, q_head, first_query));
   }
 };
 
@@ -198,12 +178,14 @@ class NotMask {
     return ~row_bits(a_, q_pos, kv_begin, count) & low_bits(count);
   }
 
-  constexpr auto at(Index seq, Index q_head) const requires BoundMask<A> {
-    return NotMask<detail::BoundPart<decltype(mask_for(a_, seq, q_head))>>(mask_for(a_, seq, q_head));
+  constexpr auto at(Index seq, Index q_head,
+                    std::optional<Index> first_query = {}) const requires BoundMask<A> {
+    return NotMask<detail::BoundOf<A>>(mask_for(a_, seq, q_head, first_query));
   }
 
   constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_); }
+  constexpr bool is_fixed() const { return detail::is_fixed(a_); }
   void check(const AttentionExtent& extent) const { check_mask(a_, extent); }
 
  private:

@@ -8,7 +8,8 @@ namespace gqa {
 /// Keys whose distance from the query is a multiple of `step`, both ways.
 class Dilated {
  public:
-  constexpr explicit Dilated(Index step) : step_(step) {
+  /// Beyond the largest distance of two positions, any step is the same.
+  constexpr explicit Dilated(Index step) : step_(std::min(step, 2 * max_position + 1)) {
     GQA_CHECK(step >= 1, std::invalid_argument, "dilated: step is " << step << ", expected at least 1");
     for (Index j = 0; j < 64; j += std::min<Index>(step, 64)) comb_ |= std::uint64_t{1} << j;
   }
@@ -29,7 +30,10 @@ class Dilated {
   }
 
  private:
-  constexpr Index remainder(Index distance) const { return (distance % step_ + step_) % step_; }
+  constexpr Index remainder(Index distance) const {
+    const Index rest = distance % step_;
+    return rest < 0 ? rest + step_ : rest;
+  }
 
   Index step_;
   std::uint64_t comb_ = 0;  // the bits of a query at kv_begin

@@ -15,7 +15,10 @@ namespace gqa {
 namespace detail {
 
 /// The multiple at or below `a`, which may be negative.
-constexpr Index floor_to(Index a, Index multiple) { return a - ((a % multiple) + multiple) % multiple; }
+constexpr Index floor_to(Index a, Index multiple) {
+  const Index rest = a % multiple;
+  return a - (rest < 0 ? rest + multiple : rest);
+}
 
 }  // namespace detail
 
@@ -126,10 +129,10 @@ class Explanation {
 };
 
 /// A picture of `mask` on queries at positions `q` and keys at `kv`. A block is skipped where coverage says
-/// `none`; blocks begin at multiples of their size. Throws std::invalid_argument for blocks below 1 or a
-/// negative key.
+/// `none`; blocks begin at multiples of their size. Throws std::invalid_argument for blocks below 1, a
+/// negative key or positions beyond max_position.
 template <Mask M>
-Explanation explain(const M& mask, Range q, Range kv, const ExplainOptions& options = {}) {
+Explanation explain(const M& mask, Range q, Range kv, ExplainOptions options = {}) {
   GQA_CHECK(options.q_block >= 1, std::invalid_argument,
             "explain: q_block is " << options.q_block << ", expected at least 1");
   GQA_CHECK(options.kv_block >= 1, std::invalid_argument,
@@ -139,8 +142,14 @@ Explanation explain(const M& mask, Range q, Range kv, const ExplainOptions& opti
                                        << ", expected at least 1 x 1");
   GQA_CHECK(kv.begin >= 0, std::invalid_argument,
             "explain: kv begins at " << kv.begin << ", expected at least 0");
+  GQA_CHECK(-max_position <= q.begin && q.end <= max_position && kv.end <= max_position,
+            std::invalid_argument,
+            "explain: q is positions " << q.begin << " to " << q.end << " and kv " << kv.begin << " to "
+                                       << kv.end << ", expected none beyond " << max_position);
+  options.q_block = std::min(options.q_block, max_position);
+  options.kv_block = std::min(options.kv_block, max_position);
   using Cell = Explanation::Cell;
-  decltype(auto) m = mask_for(mask, options.seq, options.q_head);
+  decltype(auto) m = mask_for(mask, options.seq, options.q_head, q.begin);
 
   Explanation e;
   e.q = q;
@@ -151,7 +160,10 @@ Explanation explain(const M& mask, Range q, Range kv, const ExplainOptions& opti
   if (!pairs) {
     const auto cell_size = [&](Range range, Index block, Index most) {
       Index size = block;
-      while (ceil_div(range.end - detail::floor_to(range.begin, size), size) > most) size += block;
+      // Cells begin at multiples: positions on both sides of 0 never fit into one.
+      while ((range.end - detail::floor_to(range.begin, size) - 1) / size >= most &&
+             size < std::max(range.end, -range.begin))
+        size += block;
       return size;
     };
     e.q_cell = cell_size(q, options.q_block, options.max_rows);
@@ -160,7 +172,7 @@ Explanation explain(const M& mask, Range q, Range kv, const ExplainOptions& opti
   const Index q_origin = pairs ? q.begin : detail::floor_to(q.begin, e.q_cell);
   const Index kv_origin = pairs ? kv.begin : detail::floor_to(kv.begin, e.kv_cell);
   const auto count = [](Index origin, Index end, Index size) {
-    return static_cast<std::size_t>(ceil_div(end - origin, size));
+    return static_cast<std::size_t>((end - origin - 1) / size + 1);
   };
   const std::size_t rows = count(q_origin, q.end, e.q_cell), columns = count(kv_origin, kv.end, e.kv_cell);
   e.cells.assign(rows, std::vector<Cell>(columns, Cell::skipped));
@@ -207,6 +219,10 @@ Explanation explain(const M& mask, Range q, Range kv, const ExplainOptions& opti
 template <Mask M>
 Explanation explain(const M& mask, Index num_q_tokens, Index num_kv_tokens,
                     const ExplainOptions& options = {}) {
+  for (const Index tokens : {num_q_tokens, num_kv_tokens})
+    GQA_CHECK(tokens >= 0 && tokens <= max_position, std::invalid_argument,
+              "explain: " << num_q_tokens << " queries of " << num_kv_tokens << " keys, expected 0 to "
+                          << max_position << " of either");
   return explain(mask, Range{num_kv_tokens - num_q_tokens, num_kv_tokens}, Range{0, num_kv_tokens}, options);
 }
 

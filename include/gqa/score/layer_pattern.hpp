@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <limits>
+
 #include "gqa/score/window.hpp"
 
 namespace gqa {
@@ -10,7 +12,8 @@ namespace gqa {
 class LayerPattern {
  public:
   /// Throws std::invalid_argument for a negative number or two zeros.
-  constexpr LayerPattern(Index num_local, Index num_global) : num_local_(num_local), num_global_(num_global) {
+  constexpr LayerPattern(Index num_local, Index num_global)
+      : num_local_(std::min(num_local, most)), num_global_(std::min(num_global, most)) {
     GQA_CHECK(num_local >= 0 && num_global >= 0 && num_local + num_global > 0, std::invalid_argument,
               "layer pattern: " << num_local << " local to " << num_global
                                 << " global layers, expected neither to be negative nor both 0");
@@ -30,6 +33,9 @@ class LayerPattern {
   friend constexpr bool operator==(const LayerPattern&, const LayerPattern&) = default;
 
  private:
+  // Models have fewer layers, and the sum of two does not overflow.
+  static constexpr Index most = std::numeric_limits<Index>::max() / 2;
+
   Index num_local_, num_global_;
 };
 

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "gqa/core/shape.hpp"
 #include "gqa/score/extent.hpp"
@@ -36,7 +37,10 @@ concept PositionMask = requires(const M& m, Index position, Range range) {
 };
 
 /// A mask that also depends on the sequence or the query head: `m.at(seq, q_head)` is the PositionMask of
-/// one. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where they are missing.
+/// one, asked for once by each task, which keeps it. It may refer to the mask. Where it depends on where the
+/// queries stand, `m.at(seq, q_head, first_query)` takes the position of the sequence's first query, a
+/// std::optional<Index>. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where
+/// they are missing.
 template <class M>
 concept BoundMask = !PositionMask<M> && requires(const M& m, Index index) {
   { m.at(index, index) } -> PositionMask;
@@ -87,11 +91,15 @@ constexpr Range kv_bounds(const M& mask, Range q) {
   }
 }
 
-/// The mask of one sequence and one query head: the mask itself (by reference) when it depends on neither.
+/// The mask of one sequence, whose queries begin at `first_query` where that is known, and one query head:
+/// the mask itself (by reference) when it depends on neither.
 template <Mask M>
-constexpr decltype(auto) mask_for(const M& mask, Index seq, Index q_head) {
+constexpr decltype(auto) mask_for(const M& mask, Index seq, Index q_head,
+                                  [[maybe_unused]] std::optional<Index> first_query = {}) {
   if constexpr (PositionMask<M>) {
     return static_cast<const M&>(mask);
+  } else if constexpr (requires { mask.at(seq, q_head, first_query); }) {
+    return mask.at(seq, q_head, first_query);
   } else {
     return mask.at(seq, q_head);
   }
@@ -120,6 +128,22 @@ constexpr bool varies_by_seq(const M& mask) {
     return true;
   }
 }
+
+namespace detail {
+
+/// Whether m.at(...) is the same whatever it is asked for, though the type does not tell.
+template <Mask M>
+constexpr bool is_fixed(const M& mask) {
+  if constexpr (PositionMask<M>) {
+    return true;
+  } else if constexpr (requires { mask.is_fixed(); }) {
+    return mask.is_fixed();
+  } else {
+    return false;
+  }
+}
+
+}  // namespace detail
 
 /// Throws std::invalid_argument when the mask has no answer for some of the extent.
 template <Mask M>

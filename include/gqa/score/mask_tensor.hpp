@@ -12,35 +12,38 @@ namespace gqa {
 /// One sequence's and head's plane of a boolean tensor; a position outside it sees nothing.
 class MaskPlane {
  public:
-  MaskPlane(const ScoreTensor<bool>& tensor, Index seq, Index q_head)
-      : tensor_(tensor), seq_(seq), q_head_(q_head) {}
+  MaskPlane(const ScoreTensor<bool>& tensor, Index seq, Index q_head, std::optional<Index> first_query = {})
+      : plane_(tensor, seq, q_head, first_query) {}
 
   bool operator()(Index q_pos, Index kv_pos) const {
-    return tensor_.q_positions().contains(q_pos) && tensor_.kv_positions().contains(kv_pos) &&
-           tensor_.row(seq_, q_head_, q_pos)[kv_pos];
+    return plane_.q_positions().contains(q_pos) && plane_.kv_positions().contains(kv_pos) &&
+           plane_.row(q_pos)[plane_.one_key() ? 0 : kv_pos];
   }
 
   /// Exact: reads the block, until it has met both a true and a false.
   Coverage coverage(Range q, Range kv) const {
     if (q.empty() || kv.empty()) return Coverage::none;
-    const Range rows = intersect(q, tensor_.q_positions()), columns = intersect(kv, tensor_.kv_positions());
+    const Range rows = intersect(q, plane_.q_positions()), columns = intersect(kv, plane_.kv_positions());
+    if (columns.empty()) return Coverage::none;
     bool some = false, all = rows == q && columns == kv;
-    const bool one_row = tensor_.sizes().q_tokens == 1;  // counts for all
-    for (Index i = rows.begin; i < (one_row ? rows.begin + 1 : rows.end) && !(some && !all); ++i) {
-      const Scanned row = scan(tensor_.row(seq_, q_head_, i) + columns.begin, columns.size());
+    const Index end = plane_.one_row() ? std::min(rows.begin + 1, rows.end) : rows.end;  // it counts for all
+    for (Index i = rows.begin; i < end && !(some && !all); ++i) {
+      const Scanned row =
+          plane_.one_key() ? scan(plane_.row(i), 1) : scan(plane_.row(i) + columns.begin, columns.size());
       some |= row.any;
       all &= row.all;
     }
     return !some ? Coverage::none : all ? Coverage::full : Coverage::partial;
   }
 
-  Range bounds(Range) const { return tensor_.kv_positions(); }
+  Range bounds(Range) const { return plane_.kv_positions(); }
 
   std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
-    if (!tensor_.q_positions().contains(q_pos)) return 0;
-    const bool* row = tensor_.row(seq_, q_head_, q_pos);
-    const Range columns = intersect({kv_begin, kv_begin + count}, tensor_.kv_positions());
-    return columns.empty() ? 0 : pack(row + columns.begin, columns.size()) << (columns.begin - kv_begin);
+    if (!plane_.q_positions().contains(q_pos)) return 0;
+    if (plane_.one_key()) return *plane_.row(q_pos) ? range_bits(all_positions, kv_begin, count) : 0;
+    const Range columns = intersect({kv_begin, kv_begin + count}, plane_.kv_positions());
+    if (columns.empty()) return 0;
+    return pack(plane_.row(q_pos) + columns.begin, columns.size()) << (columns.begin - kv_begin);
   }
 
  private:
@@ -82,8 +85,7 @@ class MaskPlane {
     return bits;
   }
 
-  ScoreTensor<bool> tensor_;
-  Index seq_, q_head_;
+  detail::ScorePlane<bool> plane_;
 };
 
 /// The mask of a boolean tensor; refers to the caller's memory, which must outlive it.
@@ -91,7 +93,10 @@ class TensorMask {
  public:
   explicit TensorMask(const ScoreTensor<bool>& tensor) : tensor_(tensor) {}
 
-  MaskPlane at(Index seq, Index q_head) const { return {tensor_, seq, q_head}; }
+  MaskPlane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const {
+    tensor_.check_plane(seq, q_head, "mask tensor");
+    return {tensor_, seq, q_head, first_query};
+  }
   bool varies_by_seq() const { return tensor_.sizes().batch != 1; }
   bool varies_by_head() const { return tensor_.sizes().heads != 1; }
   void check(const AttentionExtent& extent) const { tensor_.check(extent, "mask tensor"); }
@@ -100,14 +105,23 @@ class TensorMask {
   ScoreTensor<bool> tensor_;
 };
 
-/// True attends. See ScoreTensor for the layout, broadcasting and which row is which position; attention
-/// throws std::invalid_argument for a shape that does not fit.
+/// True attends; whatever a masked key or value holds, NaN and infinity included, does not count. See
+/// ScoreTensor for the layout, broadcasting and which row is which position; attention throws
+/// std::invalid_argument for a shape that does not fit.
 inline TensorMask tensor_mask(const ScoreTensor<bool>& tensor) { return TensorMask(tensor); }
 
-/// The same for an Eigen tensor or map of bool: heads x queries x keys, or batch x heads x queries x keys.
+/// The same for an Eigen tensor or map of bool, which must outlive the mask: keys, queries x keys, heads x
+/// queries x keys, or batch x heads x queries x keys (column-major ones in reverse), any of them 1 for all.
 template <TensorLike Tensor>
 TensorMask tensor_mask(const Tensor& tensor, std::optional<Index> first_q_position = {}) {
-  return TensorMask(detail::as_score_tensor(tensor, first_q_position));
+  const auto scores = detail::as_score_tensor(tensor, first_q_position);
+  static_assert(std::is_same_v<decltype(scores), const ScoreTensor<bool>>,
+                "gqa: a mask tensor holds bool, true attends; numbers to add are a tensor_bias");
+  return TensorMask(scores);
 }
+
+/// A temporary's memory would be gone before it is read: keep the tensor in a variable.
+template <detail::OwnsScores Tensor>
+TensorMask tensor_mask(const Tensor&& temporary, std::optional<Index> first_q_position = {}) = delete;
 
 }  // namespace gqa

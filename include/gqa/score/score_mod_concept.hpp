@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "gqa/score/extent.hpp"
@@ -10,9 +11,11 @@ namespace gqa {
 /// Where in a score's way to the softmax a function acts: scale, then soft-cap, then bias. The mask follows.
 enum class ScoreStage { scale, soft_cap, bias };
 
-/// The coordinates of a row of scores: `scores[j]` belongs to the key at position `kv_begin + j`.
+/// The coordinates of a row of scores: `scores[j]` belongs to the key at position `kv_begin + j`. The call's
+/// queries of the sequence begin at `first_query`, where that is known.
 struct ScoreRow {
   Index seq = 0, q_head = 0, q_pos = 0, kv_begin = 0;
+  std::optional<Index> first_query = {};
 };
 
 /// A function of one score and its coordinates, given for a whole row at once.

@@ -18,6 +18,13 @@ class SoftCap {
               "soft_cap: cap is " << cap << ", expected a finite number above 0");
   }
 
+  void check(const AttentionExtent& extent) const {
+    const double cap = extent.in_double ? cap_ : static_cast<double>(static_cast<float>(cap_));
+    GQA_CHECK(extent.holds(cap_) && extent.holds(1 / cap), std::invalid_argument,
+              "soft_cap: cap is " << cap_ << ", expected a number that " << extent.score_type()
+                                  << " holds, and its inverse too");
+  }
+
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow&) const {
     simd::row_kernels<Acc>(isa()).soft_cap(scores.data(), static_cast<Index>(scores.size()),
@@ -38,7 +45,7 @@ class SoftCap {
 };
 
 /// `cap * tanh(score / cap)`, before biases and the mask, as in Gemma 2. Throws std::invalid_argument unless
-/// cap is above 0.
+/// cap is finite and above 0, and attention does for one too large or too small for the type of its scores.
 inline SoftCap soft_cap(double cap) { return SoftCap(cap); }
 
 }  // namespace gqa

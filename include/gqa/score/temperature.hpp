@@ -22,6 +22,17 @@ class Temperature {
                                         static_cast<Acc>(factor_(at.q_pos)));
   }
 
+  /// Asks for the factor of every query of the call.
+  void check(const AttentionExtent& extent) const {
+    for (Index q_pos = extent.q.begin; q_pos < extent.q.end; ++q_pos) {
+      const double factor = static_cast<double>(factor_(q_pos));
+      GQA_CHECK(extent.holds(factor), std::invalid_argument,
+                "temperature: the factor of position " << q_pos << " is " << factor
+                                                       << ", expected a number that " << extent.score_type()
+                                                       << " holds");
+    }
+  }
+
   template <class Acc>
   void differentiate(std::span<const Acc>, std::span<Acc> slopes, const ScoreRow& at) const {
     simd::row_kernels<Acc>(isa()).scale(slopes.data(), static_cast<Index>(slopes.size()),
@@ -32,15 +43,18 @@ class Temperature {
   F factor_;
 };
 
-/// `score * factor(q_pos)`, part of the scale and so before a soft-cap.
+/// `score * factor(q_pos)`, part of the scale and so before a soft-cap. Attention throws
+/// std::invalid_argument where a factor is not finite in the type of its scores.
 template <std::invocable<Index> F>
 constexpr Temperature<F> temperature(F factor) {
   return Temperature<F>(std::move(factor));
 }
 
 /// Llama 4's factor for long contexts: `1 + strength * ln(1 + floor((q_pos + 1) / floor_scale))`. Throws
-/// std::invalid_argument unless floor_scale >= 1.
+/// std::invalid_argument unless strength is finite and floor_scale >= 1.
 inline auto llama4_temperature(double strength = 0.1, Index floor_scale = 8192) {
+  GQA_CHECK(std::isfinite(strength), std::invalid_argument,
+            "llama4_temperature: strength is " << strength << ", expected a finite number");
   GQA_CHECK(floor_scale >= 1, std::invalid_argument,
             "llama4_temperature: floor_scale is " << floor_scale << ", expected at least 1");
   return temperature([=](Index q_pos) {

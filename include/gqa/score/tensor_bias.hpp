@@ -12,6 +12,9 @@ namespace gqa {
 /// A bias of its own for every score; refers to the caller's memory, which must outlive it.
 template <class T>
 class TensorBias {
+  static_assert(!std::is_same_v<T, bool>,
+                "gqa: a bias tensor holds numbers to add; booleans, true attends, are a tensor_mask");
+
  public:
   static constexpr ScoreStage stage = ScoreStage::bias;
   static constexpr bool additive = true;
@@ -23,14 +26,17 @@ class TensorBias {
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
     const Index begin = at.kv_begin, n = static_cast<Index>(scores.size());
     const Range keys = intersect({begin, begin + n}, tensor_.kv_positions());
-    if (keys.empty() || !tensor_.q_positions().contains(at.q_pos)) return;
-    const T* row = tensor_.row(at.seq, at.q_head, at.q_pos) + keys.begin;
+    if (keys.empty() || !tensor_.q_positions(at.first_query).contains(at.q_pos)) return;
+    const T* row = detail::ScorePlane<T>(tensor_, at.seq, at.q_head, at.first_query).row(at.q_pos);
     const auto biased =
         scores.subspan(static_cast<std::size_t>(keys.begin - begin), static_cast<std::size_t>(keys.size()));
-    if constexpr (std::is_same_v<T, Acc>)
-      simd::row_kernels<Acc>(isa()).add(biased.data(), keys.size(), row);
+    if (tensor_.broadcasts_keys())
+      detail::update_row(biased, [b = static_cast<Acc>(*row)](Acc s, int) { return s + b; });
+    else if constexpr (std::is_same_v<T, Acc>)
+      simd::row_kernels<Acc>(isa()).add(biased.data(), keys.size(), row + keys.begin);
     else
-      detail::update_row(biased, [=](Acc s, int j) { return s + static_cast<Acc>(row[j]); });
+      detail::update_row(biased,
+                         [from = row + keys.begin](Acc s, int j) { return s + static_cast<Acc>(from[j]); });
   }
 
   void check(const AttentionExtent& extent) const { tensor_.check(extent, "bias tensor"); }
@@ -39,18 +45,24 @@ class TensorBias {
   ScoreTensor<T> tensor_;
 };
 
-/// `score + bias[seq][q_head][query][key]`; a bias of -inf masks. See ScoreTensor for the layout,
-/// broadcasting and which row is which position; attention throws std::invalid_argument for a shape that does
-/// not fit.
+/// `score + bias[seq][q_head][query][key]`: arithmetic, as in PyTorch. A bias of -inf gives a finite score
+/// the weight 0, but a score of NaN stays NaN, and a value of NaN or infinity makes NaN of its 0; tensor_mask
+/// never looks at either. See ScoreTensor for the layout, broadcasting and which row is which position;
+/// attention throws std::invalid_argument for a shape that does not fit.
 template <class T>
 TensorBias<T> tensor_bias(const ScoreTensor<T>& tensor) {
   return TensorBias<T>(tensor);
 }
 
-/// The same for an Eigen tensor or map: heads x queries x keys, or batch x heads x queries x keys.
+/// The same for an Eigen tensor or map, which must outlive the bias: keys, queries x keys, heads x queries x
+/// keys, or batch x heads x queries x keys (column-major ones in reverse), any of them 1 for all.
 template <TensorLike Tensor>
 auto tensor_bias(const Tensor& tensor, std::optional<Index> first_q_position = {}) {
   return TensorBias(detail::as_score_tensor(tensor, first_q_position));
 }
+
+/// A temporary's memory would be gone before it is read: keep the tensor in a variable.
+template <detail::OwnsScores Tensor>
+auto tensor_bias(const Tensor&& temporary, std::optional<Index> first_q_position = {}) = delete;
 
 }  // namespace gqa

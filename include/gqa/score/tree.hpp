@@ -13,7 +13,9 @@ namespace gqa {
 /// before the tree are causal. A copy shares the table.
 class Tree {
  public:
-  Tree(std::span<const Index> parents, Index first_position) : first_(first_position) {
+  /// From max_position on, no node has a position that a query or key can have.
+  Tree(std::span<const Index> parents, Index first_position)
+      : first_(std::min(first_position, max_position)) {
     const Index n = static_cast<Index>(parents.size());
     GQA_CHECK(first_position >= 0, std::invalid_argument,
               "tree: first_position is " << first_position << ", expected at least 0");

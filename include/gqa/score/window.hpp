@@ -20,10 +20,13 @@ class Window : public IntervalMask<Window> {
   }
 
  private:
+  /// Two positions are no further apart than this.
+  static constexpr Index farthest = 2 * max_position;
+
   static constexpr Index reach(Index side, const char* name) {
     GQA_CHECK(side >= -1, std::invalid_argument,
               "window: " << name << " is " << side << ", expected at least 0, or -1 for unbounded");
-    return side == -1 || side > max_position ? max_position : side;
+    return side == -1 ? farthest : std::min(side, farthest);
   }
 
   Index left_, right_;
