@@ -179,6 +179,18 @@ TEST(BadAppend, ChangesNothing) {
   EXPECT_NO_THROW(cache.append(tensor(1, 2, 3), tensor(1, 2, 3)));
 }
 
+TEST(BadAppend, AfterTokensThatAreNotWrittenChangesNothing) {
+  KVCache<float> cache({.max_tokens = 2000, .num_kv_heads = 1, .head_dim = 1});
+  cache.extend(3);
+  const std::vector<float> memory(1000);
+  const TensorView<const float> many(memory.data(), 1000, 1, 1);
+  const Index allocated = cache.allocated_bytes();
+  EXPECT_EQ(invalid([&] { cache.append(many, many); }),
+            "span: begins at token 3, but layer 0 is written up to 0");
+  EXPECT_EQ(cache.size(), 3);
+  EXPECT_EQ(cache.allocated_bytes(), allocated);
+}
+
 TEST(BadConfig, MissingZeroAndNegativeSizes) {
   using Cache = KVCache<float>;
   EXPECT_EQ(invalid([] { Cache({.max_tokens = 1, .head_dim = 4}); }),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a cache costs: to the byte, as it is needed, and never moved. All aligned memory is counted.
+// What a cache costs: to the byte, as it is needed, and never moved. All memory is counted.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace {
 
-std::int64_t aligned_bytes = 0, allocations_left = -1;  // until one fails; -1: none does
+std::int64_t aligned_bytes = 0, other_bytes = 0;
+std::int64_t allocations_left = -1;  // until one fails; -1: none does
 
 }  // namespace
 
@@ -24,6 +25,16 @@ std::int64_t aligned_bytes = 0, allocations_left = -1;  // until one fails; -1: 
   aligned_bytes += static_cast<std::int64_t>(size);
   return p;
 }
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  if (allocations_left > 0) --allocations_left;
+  void* p = std::malloc(size);
+  if (p == nullptr) throw std::bad_alloc();
+  other_bytes += static_cast<std::int64_t>(size);
+  return p;
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
@@ -119,18 +130,79 @@ TYPED_TEST(CacheMemory, IsAlignedAndNeverMoves) {
   EXPECT_EQ(tiles(640), before);
 }
 
+TYPED_TEST(CacheMemory, BookkeepingIsWhatIsNotForTokens) {
+  other_bytes = 0;
+  KVCache<TypeParam> cache({.max_tokens = 5000, .num_layers = 70, .num_kv_heads = 2, .head_dim = 8});
+  const auto taken = [&] { return static_cast<Index>(other_bytes) + static_cast<Index>(sizeof cache); };
+  constexpr Index counts_of_views = 4 * sizeof(void*);
+  EXPECT_GE(taken(), cache.bookkeeping_bytes());
+  EXPECT_LE(taken(), cache.bookkeeping_bytes() + counts_of_views);
+  const Index before = cache.bookkeeping_bytes();
+  cache.extend(5000);
+  EXPECT_EQ(cache.bookkeeping_bytes(), before + 10 * Index{sizeof(AlignedArray<TypeParam>)});
+  const KVCache<TypeParam> moved = std::move(cache);
+  EXPECT_EQ(moved.bookkeeping_bytes(), before + 10 * Index{sizeof(AlignedArray<TypeParam>)});
+}
+
+/// Fails each allocation that `f` makes, one after the other, until it gets by with none failing.
+template <class F, class Check>
+void fail_each_allocation(F&& f, Check&& expect_unchanged) {
+  for (std::int64_t left = 0;; ++left) {
+    bool thrown = false;
+    allocations_left = left;
+    try {
+      f();
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    allocations_left = -1;
+    if (!thrown) {
+      EXPECT_GT(left, 1) << "nothing is counted";
+      return;
+    }
+    expect_unchanged();
+  }
+}
+
 TYPED_TEST(CacheMemory, RunningOutOfMemoryChangesNothing) {
+  const std::vector<TypeParam> ones(4000 * 16, TypeParam(1));
+  const auto tokens = [&](Index n) { return TensorView<const TypeParam>(ones.data(), n, 2, 8); };
+  KVCache<TypeParam> cache({.max_tokens = 10000, .num_kv_heads = 2, .head_dim = 8});
+  cache.append(tokens(500), tokens(500));
+  const auto unchanged = [&, allocated = cache.allocated_bytes(), other = cache.bookkeeping_bytes()] {
+    EXPECT_EQ(cache.size(), 500);
+    EXPECT_EQ(cache.layer(0).retained(0), (Range{0, 500}));
+    EXPECT_EQ(cache.allocated_bytes(), allocated);
+    EXPECT_EQ(cache.bookkeeping_bytes(), other);
+  };
+  fail_each_allocation([&] { cache.clone(); }, unchanged);
+  fail_each_allocation([&] { cache.append(tokens(4000), tokens(4000)); }, unchanged);
+  EXPECT_EQ(cache.size(), 4500);
+  cache.truncate(500);
+  Span span;
+  allocations_left = 0;  // these need no memory
+  span = cache.extend(4000);
+  cache.write(0, span, tokens(4000), tokens(4000));
+  cache.truncate(77);
+  KVCache<TypeParam> moved = std::move(cache);
+  moved.clear();
+  allocations_left = -1;
+  EXPECT_EQ(span.positions, (Range{500, 4500}));
+  EXPECT_EQ(moved.size(), 0);
+}
+
+TYPED_TEST(CacheMemory, ExtendThatRunsOutOfMemoryChangesNothing) {
   KVCache<TypeParam> cache({.max_tokens = 5000, .num_kv_heads = 2, .head_dim = 8});
   cache.extend(500);
-  const Index allocated = cache.allocated_bytes();
-  for (std::int64_t left : {0, 1, 3}) {
-    allocations_left = left;
-    EXPECT_THROW(cache.extend(4000), std::bad_alloc);
-    allocations_left = -1;
-    EXPECT_EQ(cache.size(), 500);
-    EXPECT_EQ(cache.allocated_bytes(), allocated);
-  }
-  EXPECT_EQ(cache.extend(4000).positions, (Range{500, 4500}));
+  const Index allocated = cache.allocated_bytes(), other = cache.bookkeeping_bytes();
+  Span span;
+  fail_each_allocation([&] { span = cache.extend(4000); },
+                       [&] {
+                         EXPECT_EQ(cache.size(), 500);
+                         EXPECT_EQ(cache.allocated_bytes(), allocated);
+                         EXPECT_EQ(cache.bookkeeping_bytes(), other);
+                       });
+  EXPECT_EQ(span.positions, (Range{500, 4500}));
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <initializer_list>
+#include <ranges>
 #include <span>
 #include <string>
 
@@ -22,6 +24,10 @@ struct Ragged {
 
 namespace detail {
 
+/// A range that is gone, with its elements, at the end of the statement.
+template <class R>
+concept TemporaryRange = std::ranges::range<R> && !std::ranges::borrowed_range<R>;
+
 /// `count` things, called `of`, lie between the offsets.
 inline void check_offsets(const std::string& name, std::span<const Index> offsets, Index count,
                           const char* of) {
@@ -39,15 +45,21 @@ inline void check_offsets(const std::string& name, std::span<const Index> offset
 
 }  // namespace detail
 
-/// The sequences of a packed tensor (tokens x heads x dim). Throws std::invalid_argument where offsets do not
-/// begin at 0, decrease, or do not end at the tensor's tokens.
+/// The sequences of a packed tensor (tokens x heads x dim). Keeps pointers to both, so temporaries that own
+/// their memory do not compile. Throws std::invalid_argument where offsets do not begin at 0, decrease, or do
+/// not end at the tensor's tokens.
 template <TensorLike X>
-auto ragged(X&& packed, std::span<const Index> offsets) {
+auto ragged(X&& packed, std::span<const Index> offsets) requires(!detail::TemporaryTensor<X>) {
   const auto view = as_view(packed);
   GQA_CHECK(view.batch == 1, std::invalid_argument, "ragged: batch is " << view.batch << ", expected 1");
   detail::check_offsets("ragged", offsets, view.tokens, "tokens of the tensor");
   return Ragged<typename std::remove_cvref_t<decltype(view)>::value_type>{view, offsets};
 }
+template <TensorLike X, class Offsets>
+requires detail::TemporaryTensor<X> || detail::TemporaryRange<Offsets>
+void ragged(X&&, Offsets&&) = delete;
+template <TensorLike X>
+void ragged(X&&, std::initializer_list<Index>) = delete;
 
 namespace detail {
 

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <bit>
+#include <cmath>
 #include <concepts>
+#include <cstdint>
 #include <type_traits>
 
 namespace gqa {
@@ -19,6 +22,24 @@ concept Scalar =
 /// everything narrower.
 template <Scalar T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// x as the nearest To, ties to even. Eigen turns a double into 16 bits by way of a float, and so rounds
+/// twice. Here the float between is rounded to odd, which leaves the last rounding what it has to know.
+template <Scalar To, Scalar From>
+To rounded_to(From x) {
+  if constexpr (std::is_same_v<From, double> && sizeof(To) == 2) {
+    float between = static_cast<float>(x);
+    const auto bits = std::bit_cast<std::uint32_t>(between);
+    const bool exact = static_cast<double>(between) == x || x != x;
+    if (!exact && (bits & 1) == 0) {
+      const bool is_nearer_to_0 = std::abs(static_cast<double>(between)) < std::abs(x);
+      between = std::bit_cast<float>(is_nearer_to_0 ? bits + 1 : bits - 1);
+    }
+    return static_cast<To>(between);
+  } else {
+    return static_cast<To>(x);
+  }
+}
 
 template <Scalar T>
 constexpr const char* scalar_name() {

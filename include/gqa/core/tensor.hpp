@@ -84,12 +84,14 @@ template <class T, int Rank, int Options, class I>
 struct eigen_tensor<Eigen::Tensor<T, Rank, Options, I>> : std::true_type {
   static constexpr int rank = Rank;
   static constexpr bool row_major = (Options & Eigen::RowMajor) != 0;
+  static constexpr bool owns_memory = true;
   using scalar = T;
 };
 
 template <class Plain, int Options, template <class> class MakePointer>
 struct eigen_tensor<Eigen::TensorMap<Plain, Options, MakePointer>>
     : eigen_tensor<std::remove_const_t<Plain>> {
+  static constexpr bool owns_memory = false;
   using scalar =
       std::conditional_t<std::is_const_v<Plain>, const typename Plain::Scalar, typename Plain::Scalar>;
 };
@@ -98,6 +100,12 @@ template <class X>
 struct tensor_view : std::false_type {};
 template <class T>
 struct tensor_view<TensorView<T>> : std::true_type {};
+
+/// An Eigen tensor that is gone, with its memory, at the end of the statement. (X is what X&& deduces.)
+template <class X>
+concept TemporaryTensor = !std::is_reference_v<X> && requires {
+  requires eigen_tensor<std::remove_const_t<X>>::owns_memory;
+};
 
 }  // namespace detail
 
@@ -109,9 +117,11 @@ concept TensorLike =
 
 /// The view of a tensor: rank 3 is tokens x heads x dim, rank 4 batch x tokens
 /// x heads x dim. A column-major tensor lists the same dimensions in reverse,
-/// so both spell the same memory.
+/// so both spell the same memory. A tensor that would take its memory with it, a temporary, is refused.
+template <detail::TemporaryTensor X>
+void as_view(X&&) = delete;
 template <TensorLike X>
-auto as_view(X&& x) {
+auto as_view(X&& x) requires(!detail::TemporaryTensor<X>) {
   using Plain = std::remove_cvref_t<X>;
   if constexpr (detail::tensor_view<Plain>::value) {
     return x;
@@ -152,9 +162,11 @@ struct RowsView {
 };
 
 /// An Eigen tensor of rank 2 (tokens x heads) or 3 (batch first), column-major ones in reverse, or a
-/// RowsView.
+/// RowsView. A temporary tensor is refused.
+template <detail::TemporaryTensor X>
+void as_rows(X&&) = delete;
 template <class X>
-auto as_rows(X&& x) {
+auto as_rows(X&& x) requires(!detail::TemporaryTensor<X>) {
   using Plain = std::remove_cvref_t<X>;
   if constexpr (detail::eigen_tensor<Plain>::value) {
     using Traits = detail::eigen_tensor<Plain>;
