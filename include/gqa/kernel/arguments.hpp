@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <type_traits>
 
 #include "gqa/core/tensor.hpp"
@@ -18,6 +19,7 @@ struct AttentionOptions {
   std::optional<double> scale = {};  ///< multiplies q k; 1 / sqrt(head_dim) unless given
   std::optional<Index> q_offset =
       {};  ///< position of the first query; the last query sits on the last key unless given
+  std::span<const Index> q_offsets = {};  ///< the same, one for each sequence
   Workspace* workspace = nullptr;  ///< memory to work in, kept by the caller; none: allocated for the call
 };
 

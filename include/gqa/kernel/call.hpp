@@ -101,13 +101,22 @@ void check_extent(const AttentionExtent& extent, const M& mask, const Score& sco
   if (sinks != nullptr) sinks->check(extent);
 }
 template <class Call>
-void check_extent(const Call& call, Index seq) {
-  const auto queries = call.queries(seq);
-  const Range q = {queries.first_position, queries.first_position + queries.tokens};
-  check_extent(
-      {call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
-       shifted(call.view.retained(seq), queries.position_shift), std::is_same_v<typename Call::Acc, double>},
-      call.mask, call.score, call.sinks);
+void check_extents(const Call& call) {
+  AttentionExtent extent{.num_seqs = call.num_seqs,
+                         .num_q_heads = call.heads.num_q_heads,
+                         .in_double = std::is_same_v<typename Call::Acc, double>};
+  if constexpr (requires { call.view.padded_tokens(); }) extent.most_kv_tokens = call.view.padded_tokens();
+  for (Index seq = 0; seq < call.num_seqs; ++seq) {
+    extent.most_q_tokens = std::max(extent.most_q_tokens, call.queries(seq).tokens);
+    extent.most_kv_tokens = std::max(extent.most_kv_tokens, call.view.retained(seq).end);
+  }
+  for (Index seq = 0; seq < call.num_seqs; ++seq) {
+    const auto queries = call.queries(seq);
+    extent.q =
+        shifted({queries.first_position, queries.first_position + queries.tokens}, queries.position_shift);
+    extent.kv = shifted(call.view.retained(seq), queries.position_shift);
+    check_extent(extent, call.mask, call.score, call.sinks);
+  }
 }
 
 }  // namespace gqa::detail

@@ -96,7 +96,8 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   const Index num_seqs = q.num_seqs();
   const AttentionOptions none{};
   const auto& options = detail::pick<detail::IsOptions>(none, extras...);
-  GQA_CHECK(!options.q_offset, std::invalid_argument, "q_offset: given, expected none in a cascade");
+  GQA_CHECK(!options.q_offset && options.q_offsets.empty(), std::invalid_argument,
+            "q_offset: given, expected none in a cascade");
   const View& first = levels.front().kv;
   const detail::HeadTable heads = detail::head_table<H, G>(queries.q.heads, first.num_kv_heads(), extras...);
   const auto everything = no_mask();

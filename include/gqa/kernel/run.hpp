@@ -9,6 +9,7 @@
 #include "gqa/kernel/attend.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/padded.hpp"
 #include "gqa/kv/ragged.hpp"
 
 namespace gqa::detail {
@@ -141,13 +142,21 @@ Acc checked_scale(const AttentionOptions& options, Index head_dim) {
   return static_cast<Acc>(scale);
 }
 
-/// The position of each sequence's first query: q_offset, or what puts the last query on the last key.
-inline Index first_position(const AttentionOptions& options, Index tokens, Index kv_end) {
-  if (!options.q_offset) return kv_end - tokens;
-  const Index offset = *options.q_offset;
+/// The position of a sequence's first query: its q_offset, or what puts the last query on the last key.
+inline Index first_position(const AttentionOptions& options, Index seq, Index tokens, Index kv_end) {
+  if (!options.q_offset && options.q_offsets.empty()) return kv_end - tokens;
+  const Index offset =
+      options.q_offset ? *options.q_offset : options.q_offsets[static_cast<std::size_t>(seq)];
   GQA_CHECK(-max_position <= offset && offset <= max_position - tokens, std::invalid_argument,
             "q_offset is " << offset << ", expected " << -max_position << " to " << max_position - tokens);
   return offset;
+}
+inline void check_offsets_of(const AttentionOptions& options, Index num_seqs) {
+  GQA_CHECK(!options.q_offset || options.q_offsets.empty(), std::invalid_argument,
+            "q_offset and q_offsets: both given, expected one of them");
+  GQA_CHECK(options.q_offsets.empty() || std::ssize(options.q_offsets) == num_seqs, std::invalid_argument,
+            "q_offsets: size is " << options.q_offsets.size() << ", expected one for each of the " << num_seqs
+                                  << " sequences");
 }
 
 /// Throws std::invalid_argument for positions that no mask can meet.
@@ -177,17 +186,16 @@ auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& 
   const auto& mask = mask_of(pick<IsMask>(everything, extras...));
   const auto& score = score_of(pick<IsScore>(no_score, extras...));
   const auto& sinks = pick<IsSinks>(nothing, extras...);
+  check_offsets_of(options, q.num_seqs());
+  for (Index seq = 0; seq < view.num_seqs(); ++seq) check_retained(view.retained(seq), seq);
   const auto queries = [&](Index seq) {
-    return rows.sequence(seq, first_position(options, q.tokens(seq), view.retained(seq).end));
+    return rows.sequence(seq, first_position(options, seq, q.tokens(seq), view.retained(seq).end));
   };
   Attention<View, std::remove_cvref_t<decltype(mask)>, std::remove_cvref_t<decltype(score)>,
             decltype(queries)>
       call{view, queries, q.num_seqs(), heads, mask, score, checked_scale<Acc>(options, q.q.dim)};
   if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
-  for (Index seq = 0; seq < call.num_seqs; ++seq) {
-    check_retained(view.retained(seq), seq);
-    check_extent(call, seq);
-  }
+  check_extents(call);
   return use(call, options);
 }
 

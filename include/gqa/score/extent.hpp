@@ -12,8 +12,10 @@ namespace gqa {
 struct AttentionExtent {
   Index num_seqs = 1;
   Index num_q_heads = 1;
-  Range q, kv;
+  Range q = {}, kv = {};
   bool in_double = false;  ///< scores are computed in double, else in float
+  Index most_q_tokens = 0,
+        most_kv_tokens = 0;  ///< of any sequence of the call: what its tensors are padded to
 
   /// Whether x, rounded to the type of the scores, is a finite number. Half a unit beyond the largest float
   /// still rounds to it.

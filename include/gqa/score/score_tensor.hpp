@@ -15,7 +15,8 @@ namespace gqa {
 /// memory.
 ///
 /// Key column j is position j. Query row i is position `first_q_position + i`; left out, it is the sequence's
-/// query i of a call, so that the last row is on the last key unless there is a q_offset. Throws
+/// query i of a call, so that the last row is on the last key unless there is a q_offset; in a batch of
+/// sequences of different lengths there are as many rows and columns as the longest one needs. Throws
 /// std::invalid_argument for a negative size.
 template <class T>
 class ScoreTensor {
@@ -83,8 +84,8 @@ class ScoreTensor {
     check_size(what, "batch", sizes_.batch, extent.num_seqs);
     check_size(what, "heads", sizes_.heads, extent.num_q_heads);
     if (!first_q_position_) {
-      check_size(what, "queries", sizes_.q_tokens, extent.q.size());
-      check_size(what, "keys", sizes_.kv_tokens, extent.kv.end);
+      check_padded_size(what, "queries", sizes_.q_tokens, extent.q.size(), extent.most_q_tokens);
+      check_padded_size(what, "keys", sizes_.kv_tokens, extent.kv.end, extent.most_kv_tokens);
       return;
     }
     GQA_CHECK(
@@ -100,6 +101,11 @@ class ScoreTensor {
   static void check_size(const char* what, const char* dimension, Index size, Index expected) {
     GQA_CHECK(size == 1 || size == expected, std::invalid_argument,
               what << ": " << dimension << " is " << size << ", expected " << expected << " or 1");
+  }
+  /// Shorter sequences of a batch use the front of what the longest one needs.
+  static void check_padded_size(const char* what, const char* dimension, Index size, Index expected,
+                                Index most) {
+    if (size < expected || size > most) check_size(what, dimension, size, std::max(expected, most));
   }
 
   const T* data_;
