@@ -89,6 +89,45 @@ TYPED_TEST(ModifiedAttention, TensorBiasWithMinusInfinity) {
   }
 }
 
+/// As in PyTorch: -inf added to NaN is NaN. A mask is what keeps garbage out.
+TYPED_TEST(ModifiedAttention, ABiasOfMinusInfinityIsArithmeticAndAMaskIsNot) {
+  using T = TypeParam;
+  const T nan = std::numeric_limits<T>::quiet_NaN(), inf = std::numeric_limits<T>::infinity();
+  const Index n = 4, hidden = 2;
+  Eigen::Tensor<float, 2, Eigen::RowMajor> bias(n, n);
+  Eigen::Tensor<bool, 2, Eigen::RowMajor> allowed(n, n);
+  bias.setZero();
+  allowed.setConstant(true);
+  for (Index i = 0; i < n; i += 2) {
+    bias(i, hidden) = -std::numeric_limits<float>::infinity();
+    allowed(i, hidden) = false;
+  }
+  AttentionCase<T> clean({n, n, 2, 1, 8}, 1);
+  const auto expected = attention(clean.q_view(), clean.k_view(), clean.v_view(), tensor_mask(allowed));
+  const auto biased = attention(clean.q_view(), clean.k_view(), clean.v_view(), tensor_bias(bias));
+  const Index row = 2 * 8;
+  for (Index i = 0; i < row; ++i)
+    EXPECT_NEAR(static_cast<double>(biased.data()[i]), static_cast<double>(expected.data()[i]), 0.02);
+  for (const auto& [in_key, garbage] : {std::pair{true, nan}, {true, inf}, {false, nan}, {false, inf}}) {
+    AttentionCase<T> c = clean;
+    (in_key ? c.k : c.v)[static_cast<std::size_t>(hidden * 8)] = garbage;
+    const auto masked = attention(c.q_view(), c.k_view(), c.v_view(), tensor_mask(allowed));
+    const auto added = attention(c.q_view(), c.k_view(), c.v_view(), tensor_bias(bias));
+    for (Index i = 0; i < n; ++i) {
+      if (i % 2 == 0) {
+        for (Index j = 0; j < row; ++j)
+          EXPECT_EQ(static_cast<double>(masked.data()[i * row + j]),
+                    static_cast<double>(expected.data()[i * row + j]));
+      }
+      // An infinite key's score is +-inf by the query's sign: -inf + -inf is a weight of 0.
+      if (std::isnan(static_cast<double>(garbage)) || !in_key) {
+        const double x = static_cast<double>(added.data()[i * row]);
+        EXPECT_TRUE(i % 2 == 0 || in_key ? std::isnan(x) : !std::isfinite(x)) << i << ": " << x;
+      }
+    }
+  }
+}
+
 TYPED_TEST(ModifiedAttention, ChainInStageOrder) {
   this->expect_is(
       [](Index H) {

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// Numbers are not true or false: a float mask is a bias.
+// error: a mask tensor holds bool, true attends; numbers to add are a tensor_bias
+#include <gqa/score/mask.hpp>
+
+#ifdef BROKEN
+using Value = float;
+#else
+using Value = bool;
+#endif
+
+auto mask_of(const Eigen::Tensor<Value, 2>& tensor) { return gqa::tensor_mask(tensor); }
