@@ -5,6 +5,8 @@
 #include <concepts>
 #include <type_traits>
 
+#include "gqa/core/toolchain.hpp"
+
 namespace gqa {
 
 using half = Eigen::half;          ///< IEEE binary16

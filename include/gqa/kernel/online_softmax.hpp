@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -16,7 +17,7 @@ namespace gqa {
 /// ln(sum); -inf for a row that saw nothing.
 template <class Acc>
 Acc lse_of(Acc max, Acc sum) {
-  return static_cast<Acc>(std::numbers::ln2_v<double> * static_cast<double>(max) +
+  return static_cast<Acc>(detail::rounded(std::numbers::ln2_v<double> * static_cast<double>(max)) +
                           std::log(static_cast<double>(sum)));
 }
 

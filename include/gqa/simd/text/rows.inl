@@ -81,8 +81,8 @@ GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc large
   V shift = splat(largest == -infinity ? Acc{0} : row_max);
   // From 2^mantissa on the rounding of row_max is itself an exponent that can over- or underflow: such rows
   // are shifted before they are scaled.
-  const Acc far = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
-  if ((row_max >= far && row_max < infinity) || (row_max <= -far && row_max > -infinity)) {
+  const Acc limit = static_cast<Acc>(std::uint64_t{1} << Exp2Constants<Acc>::mantissa);
+  if ((row_max >= limit && row_max < infinity) || (row_max <= -limit && row_max > -infinity)) {
     for (Index j = 0; j < block.columns; j += L) store_vec(row + j, load_vec<V>(row + j) - splat(largest));
     shift = V{};
   }
