@@ -44,9 +44,17 @@ add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJEC
 add_test(NAME readme/tables COMMAND ${python} readme/check_tables.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
          ${compile_flags} -Wall -Wextra -Werror -Wno-unused-variable WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 
-# Parts of a program compiled with different flags: the linker keeps one copy of each inline function for all.
+add_test(NAME flags/errors COMMAND ${python} flags/check_errors.py "${CMAKE_CXX_COMPILER}" ${compile_flags}
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+add_library(gqa_flags_macros OBJECT flags/macros.cpp)
+target_link_libraries(gqa_flags_macros PRIVATE gqa::gqa gqa_warnings)
+target_compile_options(gqa_flags_macros PRIVATE -O0)
+
+# Parts of a program compiled with different flags: the linker keeps one copy of each inline function for all, the
+# first it sees, so that each order runs other code.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
-  foreach(part plain native)
+  set(parts plain native unoptimised)
+  foreach(part IN LISTS parts)
     add_library(gqa_flags_${part} OBJECT flags/part.cpp)
     target_include_directories(gqa_flags_${part} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
     target_link_libraries(gqa_flags_${part} PRIVATE gqa::gqa gqa_warnings)
@@ -54,15 +62,21 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
   endforeach()
   target_compile_options(gqa_flags_plain PRIVATE -O2)
   target_compile_options(gqa_flags_native PRIVATE -O3 -march=native)
-  foreach(order "plain;native" "native;plain")
-    list(JOIN order _ name)
-    add_executable(gqa_flags_${name} flags/main.cpp)
-    target_include_directories(gqa_flags_${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
-    foreach(part IN LISTS order)
-      target_sources(gqa_flags_${name} PRIVATE $<TARGET_OBJECTS:gqa_flags_${part}>)
+  target_compile_options(gqa_flags_unoptimised PRIVATE -O0)
+  find_package(Threads REQUIRED)
+  set(programs "")
+  foreach(first IN LISTS parts)
+    set(name gqa_flags_${first}_first)
+    add_executable(${name} flags/main.cpp)
+    target_include_directories(${name} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+    foreach(part IN LISTS parts)
+      target_sources(${name} PRIVATE $<TARGET_OBJECTS:gqa_flags_${part}>)
     endforeach()
-    target_link_libraries(gqa_flags_${name} PRIVATE gqa_warnings)
+    target_link_libraries(${name} PRIVATE gqa_warnings Threads::Threads)
+    list(APPEND programs $<TARGET_FILE:${name}>)
+    list(POP_FRONT parts front)
+    list(APPEND parts ${front})
   endforeach()
-  add_test(NAME flags/two_objects COMMAND ${python} flags/check_flags.py $<TARGET_FILE:gqa_flags_plain_native>
-           $<TARGET_FILE:gqa_flags_native_plain> WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+  add_test(NAME flags/link_orders COMMAND ${python} flags/check_flags.py ${programs}
+           WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 endif()

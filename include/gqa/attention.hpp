@@ -54,6 +54,8 @@ void attention(const Q& q, const KV& kv, Out&& out, const X&... extras) {
   attention<H, G>(Serial{}, q, kv, out, extras...);
 }
 
+inline namespace GQA_EIGEN_MEMORY {
+
 /// The same into a new tensor of q's element type, rank and layout.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, detail::RowsLike K,
           detail::RowsLike V, detail::Extras... X>
@@ -78,6 +80,8 @@ template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, KVLike KV, d
 auto attention(const Q& q, const KV& kv, const X&... extras) {
   return attention<H, G>(Serial{}, q, kv, extras...);
 }
+
+}  // namespace GQA_EIGEN_MEMORY
 
 /// The memory that attention() with these arguments works in, in bytes: what a Workspace kept for it comes to
 /// hold.

@@ -2,6 +2,8 @@
 // The whole library.
 #pragma once
 
+#include "gqa/core/toolchain.hpp"  // before Eigen, which takes seconds to read
+//
 #include "gqa/attention.hpp"
 #include "gqa/core/version.hpp"
 #include "gqa/position/qk_norm.hpp"

@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <vector>
 
-// The bytes of everything part.cpp computes, by the object compiled with -O2 and that with -O3 -march=native.
-std::vector<unsigned char> run_plain();
-std::vector<unsigned char> run_native();
+/// The bytes of one thing that part.cpp computes.
+struct Result {
+  std::string name;
+  std::vector<unsigned char> bytes;
+};
+
+// Everything part.cpp computes, by the object compiled with -O2, with -O3 -march=native, and with -O0.
+std::vector<Result> run_plain();
+std::vector<Result> run_native();
+std::vector<Result> run_unoptimised();

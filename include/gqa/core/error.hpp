@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "gqa/core/toolchain.hpp"
+
 namespace gqa {
 
 /// A file or byte stream that does not follow its format (wrong magic, length

@@ -5,6 +5,8 @@
 #include <memory>
 #include <new>
 
+#include "gqa/core/toolchain.hpp"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif

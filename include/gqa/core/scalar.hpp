@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "gqa/core/toolchain.hpp"
+
 namespace gqa {
 
 using half = Eigen::half;          ///< IEEE binary16

@@ -11,6 +11,25 @@
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 
+// How Eigen's tensors own memory depends on the flags of the file that includes Eigen (-march, and
+// sanitizers): to which bytes it is aligned, and whether malloc() does that. One program may hold files of
+// several such flags, and the linker keeps one copy of each inline function for all of them: a tensor made
+// the one way would be freed the other. So what makes a tensor has the way in its name: `inline namespace
+// GQA_EIGEN_MEMORY { ... }`.
+#if defined(EIGEN_MALLOC_ALREADY_ALIGNED) && EIGEN_MALLOC_ALREADY_ALIGNED
+#define GQA_EIGEN_MEMORY eigen_malloc
+#elif EIGEN_MAX_ALIGN_BYTES == 0
+#define GQA_EIGEN_MEMORY eigen_unaligned
+#elif EIGEN_MAX_ALIGN_BYTES <= 16
+#define GQA_EIGEN_MEMORY eigen_aligned_16
+#elif EIGEN_MAX_ALIGN_BYTES <= 32
+#define GQA_EIGEN_MEMORY eigen_aligned_32
+#elif EIGEN_MAX_ALIGN_BYTES <= 64
+#define GQA_EIGEN_MEMORY eigen_aligned_64
+#else
+#define GQA_EIGEN_MEMORY eigen_aligned_more
+#endif
+
 namespace gqa {
 
 /// Memory read as batch x tokens x heads x dim. Strides count elements; dim is
@@ -187,6 +206,8 @@ auto as_rows(X&& x) requires(!detail::TemporaryTensor<X>) {
 
 namespace detail {
 
+inline namespace GQA_EIGEN_MEMORY {
+
 /// A new tensor of q's rank and layout with `dim` elements a head,
 /// uninitialised.
 template <class T, TensorLike Q>
@@ -209,6 +230,8 @@ auto make_output(const Q& q, Index dim) {
       return Eigen::Tensor<T, 4, Eigen::ColMajor>(dim, heads, tokens, batch);
   }
 }
+
+}  // namespace GQA_EIGEN_MEMORY
 
 }  // namespace detail
 

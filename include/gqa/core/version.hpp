@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "gqa/core/toolchain.hpp"
+
 namespace gqa {
 
 struct Version {

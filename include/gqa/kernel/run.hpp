@@ -249,6 +249,8 @@ decltype(auto) packed(const X& x) {
   else
     return (x);
 }
+inline namespace GQA_EIGEN_MEMORY {
+
 /// A new tensor of q's element type for the result: packed like a ragged q, else of q's rank and layout.
 template <RowsLike Q>
 auto make_result(const Q& q, Index value_dim) {
@@ -258,5 +260,7 @@ auto make_result(const Q& q, Index value_dim) {
   else
     return make_output<T>(q, value_dim);
 }
+
+}  // namespace GQA_EIGEN_MEMORY
 
 }  // namespace gqa::detail

@@ -87,6 +87,8 @@ void weights_row(const Call& call, Chunk<typename Call::T>& chunk,
 
 }  // namespace detail
 
+inline namespace GQA_EIGEN_MEMORY {
+
 /// The probabilities p = softmax(scores) of chosen rows, tokens x q_heads x keys in the order chosen,
 /// computed row by row without the full matrix: for looking at attention, not for speed. W is float or
 /// double.
@@ -139,5 +141,7 @@ Tensor3<W> attention_weights(const Q& q, const K& k, const V& v, const WeightRow
                              const X&... extras) {
   return attention_weights<W, H, G>(q, detail::as_kv(k, v), which, extras...);
 }
+
+}  // namespace GQA_EIGEN_MEMORY
 
 }  // namespace gqa

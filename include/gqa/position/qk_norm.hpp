@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gqa/core/error.hpp"
+#include "gqa/core/rounded.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/core/tensor.hpp"
@@ -92,15 +93,20 @@ class QKNorm {
   template <class Acc>
   [[gnu::noinline]] void normalise(Acc* x) const {
     const Index n = head_dim();
-    double sums[4] = {};
+    using Pair [[gnu::vector_size(16)]] = double;
+    Pair first = {}, second = {};
     Index d = 0;
-    for (; d + 4 <= n; d += 4)
-      for (Index lane = 0; lane < 4; ++lane) {
-        const double value = static_cast<double>(x[d + lane]);
-        sums[lane] += value * value;
-      }
-    for (; d < n; ++d) sums[0] += static_cast<double>(x[d]) * static_cast<double>(x[d]);
-    const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (; d + 4 <= n; d += 4) {
+      const Pair a = {static_cast<double>(x[d]), static_cast<double>(x[d + 1])};
+      const Pair b = {static_cast<double>(x[d + 2]), static_cast<double>(x[d + 3])};
+      first += detail::rounded(a * a);
+      second += detail::rounded(b * b);
+    }
+    for (; d < n; ++d) {
+      const double value = static_cast<double>(x[d]);
+      first[0] += detail::rounded(value * value);
+    }
+    const double sum = (first[0] + first[1]) + (second[0] + second[1]);
     const double factor = 1 / std::sqrt(sum / static_cast<double>(n) + epsilon_);
     const double* const scale = scale_.data();
     for (d = 0; d < n; ++d) x[d] = static_cast<Acc>(static_cast<double>(x[d]) * factor * scale[d]);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "gqa/core/error.hpp"
+#include "gqa/core/rounded.hpp"
 #include "gqa/core/shape.hpp"
 
 namespace gqa {
@@ -42,7 +43,7 @@ struct Llama3Scaling {
 
 /// `0.1 mscale ln(factor) + 1`, and 1 where factor <= 1: how much YaRN lengthens queries and keys.
 inline double yarn_mscale(double factor, double mscale = 1) {
-  return factor <= 1 ? 1 : 0.1 * mscale * std::log(factor) + 1;
+  return factor <= 1 ? 1 : detail::rounded(0.1 * mscale * std::log(factor)) + 1;
 }
 
 /// How the frequencies a model was trained with are changed to reach longer contexts. Constructed by name;

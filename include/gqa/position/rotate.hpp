@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gqa/core/error.hpp"
+#include "gqa/core/rounded.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/core/tensor.hpp"
@@ -78,18 +79,6 @@ inline void join_pairs(Lanes<Acc>& x, Lanes<Acc>& y) {
   }
 }
 
-/// A product rounded before it enters a sum. Otherwise GCC contracts the two where the command line allows
-/// it, and translation units of different flags would rotate to different bits; Clang contracts within an
-/// expression only.
-template <class V>
-inline V rounded(V product) {
-#if defined(__GNUC__) && !defined(__clang__)
-  return __builtin_assoc_barrier(product);
-#else
-  return product;
-#endif
-}
-
 template <Turn Direction, class V>
 inline void turn(V& a, V& b, V cos, V sin) {
   const V x = a, y = b;
@@ -151,6 +140,15 @@ void rotate(const TensorView<T>& x, RopeLayout layout, Index pairs, RowOf&& row)
         }
       }
   }
+}
+
+/// Throws std::invalid_argument unless the first `rotary_dim` elements of a head come in pairs.
+inline void check_dims(Index head_dim, Index rotary_dim) {
+  GQA_CHECK(head_dim > 0, std::invalid_argument,
+            "rope: head_dim is " << head_dim << ", expected a positive number");
+  GQA_CHECK(
+      rotary_dim >= 2 && rotary_dim % 2 == 0 && rotary_dim <= head_dim, std::invalid_argument,
+      "rope: rotary_dim is " << rotary_dim << ", expected an even number from 2 to head_dim = " << head_dim);
 }
 
 /// How many of `count` positions belong to one batch: all of them where batches share their positions (0), or

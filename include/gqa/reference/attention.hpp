@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/core/shape.hpp"
 
 namespace gqa::reference {
@@ -68,7 +69,7 @@ inline Solution attention(const Problem& in) {
         if (in.visible && !in.visible(h, q_pos, j)) continue;
         const double* k = in.k.data() + (j * G + g) * D;
         double dot = 0;
-        for (Index d = 0; d < D; ++d) dot += q[d] * k[d];
+        for (Index d = 0; d < D; ++d) dot += gqa::detail::rounded(q[d] * k[d]);
         p[j] = in.modify ? in.modify(in.scale * dot, h, q_pos, j) : in.scale * dot;
         if (p[j] > max) max = p[j];
         keys.push_back(j);
@@ -82,7 +83,7 @@ inline Solution attention(const Problem& in) {
       for (Index j : keys) {
         p[j] /= denominator;
         const double* v = in.v.data() + (j * G + g) * Dv;
-        for (Index d = 0; d < Dv; ++d) out[d] += p[j] * v[d];
+        for (Index d = 0; d < Dv; ++d) out[d] += gqa::detail::rounded(p[j] * v[d]);
       }
     }
   }

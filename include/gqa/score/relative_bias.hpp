@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/score/mask_concept.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 
@@ -32,7 +33,8 @@ struct RelativeBuckets {
     // Where a bucket begins the quotient is a whole number, which must not be rounded below itself.
     const double octave = std::log(static_cast<double>(distance) / static_cast<double>(exact)) /
                           std::log(static_cast<double>(max_distance) / static_cast<double>(exact));
-    const auto grown = static_cast<Index>(octave * static_cast<double>(per_side - exact) + 1e-9);
+    const auto grown =
+        static_cast<Index>(detail::rounded(octave * static_cast<double>(per_side - exact)) + 1e-9);
     return side + std::min(exact + grown, per_side - 1);
   }
 };

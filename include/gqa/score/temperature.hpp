@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -58,7 +59,8 @@ inline auto llama4_temperature(double strength = 0.1, Index floor_scale = 8192) 
   GQA_CHECK(floor_scale >= 1, std::invalid_argument,
             "llama4_temperature: floor_scale is " << floor_scale << ", expected at least 1");
   return temperature([=](Index q_pos) {
-    return 1 + strength * std::log1p(static_cast<double>(std::max<Index>(q_pos + 1, 0) / floor_scale));
+    return 1 + detail::rounded(strength *
+                               std::log1p(static_cast<double>(std::max<Index>(q_pos + 1, 0) / floor_scale)));
   });
 }
 

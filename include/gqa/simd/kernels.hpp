@@ -19,13 +19,16 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
-#error "gqa: masks are infinities and promises are bits; compile without -ffast-math and -ffinite-math-only"
-#endif
-
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+#endif
+
+// GCC optimises the kernels whatever the command line says: a build without a type is fast too, and -O0, -Og
+// and -ffp-contract=off, which would not contract, give the same bits. At -O2 this changes no instruction.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("O2", "fp-contract=fast")
 #endif
 
 namespace gqa::simd {
@@ -113,6 +116,10 @@ namespace amx {
 #endif
 
 #endif  // GQA_X86
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
 
 namespace detail {
 
