@@ -197,6 +197,36 @@ TYPED_TEST(Extremes, OverflowsInSomeRowsChangeNoOther) {
     ASSERT_EQ(static_cast<double>(in_place.q[i]), static_cast<double>(result.out[i])) << i;
 }
 
+TEST(Cascades, AddUpValuesAsFarAsFloatGoes) {
+  // Levels of 2 keys each: sums of 4 values.
+  const std::vector<float> keys(2, 0.0f);
+  const std::vector<Index> offsets{0, 1};
+  const float q = 1;
+  const auto attend = [&](float value) {
+    const std::vector<float> values(2, value);
+    const ContiguousKV<float> level({keys.data(), 2, 1, 1}, {values.data(), 2, 1, 1});
+    const std::vector<CascadeLevel<ContiguousKV<float>>> levels{{level, {0, 1}}, {level, {0, 1}}};
+    float out = 0;
+    cascade_attention(Serial{}, ragged(TensorView<const float>(&q, 1, 1, 1), offsets), levels,
+                      TensorView<float>(&out, 1, 1, 1));
+    return out;
+  };
+  constexpr float largest = std::numeric_limits<float>::max();
+  EXPECT_EQ(attend(largest / 4), largest / 4);
+  EXPECT_TRUE(std::isinf(attend(largest / 2)));
+}
+
+TEST(OnlineSoftmaxOf, LargeValues) {
+  constexpr float largest = std::numeric_limits<float>::max();
+  const auto merged = [&](float value) {
+    OnlineSoftmax<float> state(1, 1);
+    for (int i = 0; i < 4; ++i) state.update(0, 3.0f, std::vector<float>{value});
+    return state.output()[0];
+  };
+  EXPECT_EQ(merged(largest / 4), largest / 4);
+  EXPECT_TRUE(std::isinf(merged(largest / 2)));
+}
+
 TEST(Scale, IsCheckedInTheTypeThatComputesWithIt) {
   std::vector<float> x(8, 0.5f), out(8);
   const auto refused = [&](double scale) {

@@ -84,6 +84,9 @@ std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index
 /// unshared keys, and elsewhere the same up to rounding. (As in FlashInfer's cascade inference, Ye et al.
 /// 2024.)
 ///
+/// Unlike in attention(), sums of values must fit in their accumulator: n keys need |v| below its largest
+/// number / n.
+///
 /// Extras are those of attention() except q_offset. Throws std::invalid_argument, also for levels that do not
 /// nest.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, RaggedLike Q, KVView View, TensorLike Out,

@@ -24,7 +24,9 @@ Acc lse_of(Acc max, Acc sum) {
 ///     m = max_j s_j,   l = sum_j e^{s_j - m},   o = sum_j e^{s_j - m} v_j;   output o / l,  lse = m + ln(l)
 ///
 /// Split keys, shared prefixes, several machines: all of it is `merge`. Merging is commutative and
-/// associative up to rounding, and a default state (of no positions) is its identity, exactly.
+/// associative up to rounding (two merge to the same bits whichever takes in the other), and a default state
+/// (of no positions) is its identity, exactly. Sums of values must fit in Acc: merging n states needs |v|
+/// below its largest number / n.
 template <class Acc = float>
 class OnlineSoftmax {
  public:
