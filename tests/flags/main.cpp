@@ -40,6 +40,6 @@ int main() {
     return differ == 0 ? 0 : 1;
   } catch (const std::invalid_argument& error) {
     std::fprintf(stderr, "%s\n", error.what());
-    return std::string(error.what()).starts_with("GQA_ISA: this processor") ? 77 : 1;
+    return std::string(error.what()).rfind("GQA_ISA: this processor", 0) == 0 ? 77 : 1;
   }
 }
