@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rotating the query and key heads of one layer (40 heads of an 8B model) in place.
 #include <cmath>
-#include <gqa/position/rope.hpp>
+#include <gqa/position/rope_table.hpp>
 
 #include "rows.hpp"
 

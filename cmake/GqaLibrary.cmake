@@ -2,6 +2,7 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 include("${CMAKE_CURRENT_LIST_DIR}/GqaEigen.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/GqaBuildType.cmake")
 
 # Other people's builds need not look for new headers of ours at every build.
 if(PROJECT_IS_TOP_LEVEL)
@@ -25,5 +26,5 @@ configure_package_config_file(cmake/gqaConfig.cmake.in "${PROJECT_BINARY_DIR}/gq
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake" COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
 install(FILES "${PROJECT_BINARY_DIR}/gqaConfig.cmake" "${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake"
-              cmake/GqaEigen.cmake DESTINATION "${gqa_package_dir}")
+              cmake/GqaEigen.cmake cmake/GqaBuildType.cmake DESTINATION "${gqa_package_dir}")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -8,7 +8,7 @@
 #include "gqa/attention.hpp"
 #include "gqa/core/error.hpp"
 #include "gqa/kv/cache.hpp"
-#include "gqa/position/rope.hpp"
+#include "gqa/position/rope_table.hpp"
 #include "gqa/score/mask.hpp"
 #include "linear.hpp"
 

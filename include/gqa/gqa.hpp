@@ -8,4 +8,5 @@
 #include "gqa/core/version.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"
+#include "gqa/position/rope_table.hpp"
 #include "gqa/reference/attention.hpp"

@@ -26,8 +26,21 @@ elseif(CONSUMER STREQUAL "fetch_content")
   set(options "-DFETCHCONTENT_SOURCE_DIR_GQA=${SOURCE_DIR}")
 endif()
 
-run("${CMAKE_COMMAND}" -S "${SOURCE_DIR}/tests/consumer/${CONSUMER}" -B "${WORK_DIR}/build" -G "${GENERATOR}"
-    "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_CXX_FLAGS=-O2 ${options})
+# A build without optimisation is told so, once.
+set(configure "${CMAKE_COMMAND}" -S "${SOURCE_DIR}/tests/consumer/${CONSUMER}" -G "${GENERATOR}"
+    "-DCMAKE_CXX_COMPILER=${COMPILER}" ${options})
+run(${configure} -B "${WORK_DIR}/slow")
+string(REGEX MATCHALL "CMAKE_BUILD_TYPE is empty" said "${output}")
+list(LENGTH said times)
+if(NOT times EQUAL 1)
+  message(FATAL_ERROR "a build without a type is told so ${times} times, expected once:\n${output}")
+endif()
+run(${configure} -B "${WORK_DIR}/release" -DCMAKE_BUILD_TYPE=Release)
+string(APPEND released "${output}")
+run(${configure} -B "${WORK_DIR}/build" -DCMAKE_CXX_FLAGS=-O2)
+if("${released}${output}" MATCHES "CMAKE_BUILD_TYPE is empty")
+  message(FATAL_ERROR "an optimised build is told that it is not:\n${released}${output}")
+endif()
 # A stranger's build holds none of our tests, examples and benchmarks.
 run("${CMAKE_COMMAND}" --build "${WORK_DIR}/build" --target help)
 if(output MATCHES "gqa_test|gqa_warnings|gqa_bench|demo")

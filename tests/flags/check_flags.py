@@ -22,8 +22,8 @@ def differences(results):
 failed = False
 for isa in ("generic", "avx2", "avx512", "avx512bf16", "amx"):
     results = [run(program, isa) for program in sys.argv[1:]]
-    if any(result.returncode == 77 for result in results):
-        print(f"{isa}: skipped: {results[0].stdout.strip()}")
+    if all(result.returncode == 77 for result in results):
+        print(f"{isa}: skipped: {results[0].stderr.strip()}")
         continue
     problems = list(differences(results))
     for program, result in zip(sys.argv[1:], results):

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "gqa/position/rope.hpp"
+#include "gqa/position/rope_table.hpp"
 #include "support/random.hpp"
 
 namespace {

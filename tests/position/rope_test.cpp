@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "gqa/position/rope_table.hpp"
 #include "support/random.hpp"
 
 namespace {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compile and run each line of code in the README's tables of masks, score functions and calls, and look for a line
+"""Compile and run each line of code in the README's tables of masks, score functions, calls and memory, and look for a line
 of each that include/gqa/score offers: check_tables.py REPOSITORY COMPILER FLAG..."""
 
 import pathlib
@@ -20,12 +20,22 @@ using View = KVCache<float>::View;
 constexpr Index n = 100, H = 8, G = 2, D = 16, layer = 5;
 Eigen::Tensor<float, 3, Eigen::RowMajor> q(n, H, D), k(n, G, D), v(n, G, D), out(n, H, D), bias(1, n, n);
 Eigen::Tensor<bool, 3, Eigen::RowMajor> allowed(1, n, n);
+Eigen::Tensor<float, 2, Eigen::RowMajor> lse(n, H), cos_table(n, D / 2), sin_table(n, D / 2);
+const float* const data = q.data();
 const std::vector<Index> offsets{0, 40, n};
 const std::vector<int> ids(n, 3);
 const std::vector<Index> parents(n - 30, -1);
 const bool bitmap[] = {true, false, true, true};
 const std::vector<float> table(32 * H), weights(D, 1.0f), logits(H);
 Eigen::ThreadPool pool(2);
+Workspace workspace;
+
+struct {
+  Index num_threads() const { return 2; }
+  void parallel_for(Index count, TaskRef task) const {
+    for (Index i = 0; i < count; ++i) task(i);
+  }
+} executor;
 
 KVCache<float> filled(Index tokens) {
   KVCache<float> cache({.max_tokens = n, .num_kv_heads = G, .head_dim = D});
@@ -35,7 +45,7 @@ KVCache<float> filled(Index tokens) {
 """
 MAIN = """
 int main() {
-  q.setRandom(), k.setRandom(), v.setRandom(), bias.setRandom(), allowed.setConstant(true);
+  q.setRandom(), k.setRandom(), v.setRandom(), bias.setRandom(), allowed.setConstant(true), cos_table.setRandom(), sin_table.setRandom();
   const KVCache<float> a = filled(40), b = filled(60);
   const KVList<View> system_prompt({a.layer(0)}), tails({a.layer(0), b.layer(0)});
   const CascadeLevel<KVList<View>> shared{system_prompt, {0, 2}}, own{tails, {0, 1, 2}};
@@ -86,7 +96,7 @@ def missing(headers, lines):
 def main(repository, compiler, *flags):
     repository = pathlib.Path(repository)
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    tables = [row for marker in ("masks", "scores", "calls") for row in rows(readme, marker)]
+    tables = [row for marker in ("masks", "scores", "calls", "memory") for row in rows(readme, marker)]
     problems = list(missing(repository / "include/gqa/score", [code for _, code in tables]))
     if problems:
         sys.exit("\n".join(problems))

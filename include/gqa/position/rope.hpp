@@ -51,12 +51,7 @@ class Rope {
   /// Throws std::invalid_argument naming the parameter: rotary_dim odd, below 2 or above head_dim, theta not
   /// positive, or a scaling not defined for them.
   explicit Rope(const RopeConfig& config) : config_(config) {
-    GQA_CHECK(config.head_dim > 0, std::invalid_argument,
-              "rope: head_dim is " << config.head_dim << ", expected a positive number");
-    GQA_CHECK(config.rotary_dim >= 2 && config.rotary_dim % 2 == 0 && config.rotary_dim <= config.head_dim,
-              std::invalid_argument,
-              "rope: rotary_dim is " << config.rotary_dim
-                                     << ", expected an even number from 2 to head_dim = " << config.head_dim);
+    detail::rotary::check_dims(config.head_dim, config.rotary_dim);
     inverse_frequencies_ = config.scaling.inverse_frequencies(config.rotary_dim, config.theta);
     attention_factor_ = config.scaling.attention_factor();
   }
@@ -172,123 +167,6 @@ class Rope {
   RopeConfig config_;
   std::vector<double> inverse_frequencies_;
   double attention_factor_ = 1;
-};
-
-/// The cos and sin of some positions, kept by the caller: computed once, applied to the queries and keys of
-/// every layer. Results are bit for bit those of Rope. T is the accumulator of the tensors: float for f32,
-/// f16 and bf16, double for f64.
-///
-///   gqa::RopeTable table(rope);
-///   for (...) {                      // decode
-///     table.assign({position, position + 1});
-///     for (each layer) { table.apply(q, position); table.apply(k, position); }
-///   }
-template <class T = float>
-class RopeTable {
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
-                "gqa: a RopeTable holds float (for f32, f16 and bf16 tensors) or double (for f64)");
-
- public:
-  explicit RopeTable(Rope rope) : rope_(std::move(rope)) {}
-  RopeTable(Rope rope, Range positions) : rope_(std::move(rope)) { assign(positions); }
-  RopeTable(Rope rope, std::span<const Index> positions) : rope_(std::move(rope)) { assign(positions); }
-
-  /// Holds the positions of a range, using the memory it has. Throws std::invalid_argument for a negative
-  /// position, the table unchanged.
-  void assign(Range positions) {
-    Rope::check_positions(positions.begin, 0);
-    resize(positions.size());
-    range_ = {positions.begin, positions.begin + positions.size()};
-    for (Index i = 0; i < rows_; ++i) fill(i, positions.begin + i);
-  }
-
-  /// Holds the given positions in the given order (one for each sequence of a ragged batch, say).
-  void assign(std::span<const Index> positions) {
-    Rope::check_positions(positions);
-    resize(static_cast<Index>(positions.size()));
-    range_ = {};
-    for (Index i = 0; i < rows_; ++i) fill(i, positions[static_cast<std::size_t>(i)]);
-  }
-
-  const Rope& rope() const { return rope_; }
-  Index size() const { return rows_; }    ///< number of positions held
-  Range range() const { return range_; }  ///< the range held; empty when assigned from a list
-  std::size_t bytes() const { return values_.size() * sizeof(T); }
-
-  /// x <- R x, token t being at position first_position + t. Throws std::invalid_argument for another
-  /// head_dim and for positions outside range(), x unchanged.
-  template <TensorLike X>
-  void apply(X&& x, Index first_position) const {
-    rotate<detail::rotary::Turn::forward>(x, first_position);
-  }
-
-  /// x <- R x, token t of batch b being at the t-th position held, or at the (b * tokens + t)-th where
-  /// batch * tokens are held. Throws std::invalid_argument for any other number of tokens.
-  template <TensorLike X>
-  void apply(X&& x) const {
-    rotate<detail::rotary::Turn::forward>(x);
-  }
-
-  /// x <- R^T x, the gradient of apply(); its inverse where the attention factor is 1.
-  template <TensorLike X>
-  void apply_transpose(X&& x, Index first_position) const {
-    rotate<detail::rotary::Turn::backward>(x, first_position);
-  }
-  template <TensorLike X>
-  void apply_transpose(X&& x) const {
-    rotate<detail::rotary::Turn::backward>(x);
-  }
-
- private:
-  void resize(Index rows) {
-    const Index width = checked_mul(2, rope_.pairs(), "rope table");
-    values_.resize(static_cast<std::size_t>(checked_mul(rows, width, "rope table")));
-    rows_ = rows;
-  }
-
-  void fill(Index row, Index position) {
-    T* const cos = values_.data() + 2 * row * rope_.pairs();
-    rope_.angles(position, rope_.attention_factor(), cos, cos + rope_.pairs());
-  }
-
-  detail::rotary::Row<T> row(Index i) const {
-    const T* const cos = values_.data() + 2 * i * rope_.pairs();
-    return {cos, cos + rope_.pairs()};
-  }
-
-  template <TensorLike X>
-  auto checked_view(X& x) const {
-    static_assert(std::is_same_v<Accumulator<TensorScalar<X>>, T>,
-                  "gqa: a RopeTable<float> is for f32, f16 and bf16 tensors, a RopeTable<double> for f64");
-    return detail::in_place_view(x, rope_.config().head_dim);
-  }
-
-  template <detail::rotary::Turn Direction, TensorLike X>
-  void rotate(X& x, Index first_position) const {
-    const auto view = checked_view(x);
-    Rope::check_positions(first_position, view.tokens);
-    GQA_CHECK(
-        view.tokens == 0 || (range_.begin <= first_position && first_position + view.tokens <= range_.end),
-        std::invalid_argument,
-        "x: positions are [" << first_position << ", " << first_position + view.tokens
-                             << "), expected some of the table's [" << range_.begin << ", " << range_.end
-                             << ")");
-    detail::rotary::rotate<Direction>(view, rope_.config().layout, rope_.pairs(),
-                                      [&](Index, Index t) { return row(first_position - range_.begin + t); });
-  }
-
-  template <detail::rotary::Turn Direction, TensorLike X>
-  void rotate(X& x) const {
-    const auto view = checked_view(x);
-    const Index batch_step = detail::rotary::batch_step_of(view, rows_);
-    detail::rotary::rotate<Direction>(view, rope_.config().layout, rope_.pairs(),
-                                      [&](Index b, Index t) { return row(b * batch_step + t); });
-  }
-
-  Rope rope_;
-  Range range_;
-  Index rows_ = 0;
-  std::vector<T> values_;
 };
 
 }  // namespace gqa
