@@ -14,7 +14,7 @@ class LayerPattern {
   /// Throws std::invalid_argument for a negative number or two zeros.
   constexpr LayerPattern(Index num_local, Index num_global)
       : num_local_(std::min(num_local, most)), num_global_(std::min(num_global, most)) {
-    GQA_CHECK(num_local >= 0 && num_global >= 0 && num_local + num_global > 0, std::invalid_argument,
+    GQA_CHECK(num_local >= 0 && num_global >= 0 && (num_local > 0 || num_global > 0), std::invalid_argument,
               "layer pattern: " << num_local << " local to " << num_global
                                 << " global layers, expected neither to be negative nor both 0");
   }
