@@ -22,6 +22,7 @@
 #include "prompt.hpp"
 #include "session.hpp"
 #include "tokenizer.hpp"
+#include "utf8.hpp"
 
 namespace five_steps {
 namespace {
@@ -149,7 +150,7 @@ void run_model(const Options& options) {
   const auto token = static_cast<generate::TokenId>(likeliest(in_steps));
   GQA_CHECK(token == likeliest(in_one_go), std::logic_error, "the next token is another");
   std::printf("5 applied   the next token is \"%s\" both ways; largest difference of its scores: %.1e\n",
-              tokenizer.bytes(token).c_str(), max_difference(in_steps, in_one_go));
+              generate::valid_utf8(tokenizer.bytes(token)).c_str(), max_difference(in_steps, in_one_go));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "gguf.hpp"
 #include "gqa/core/error.hpp"
+#include "utf8.hpp"
 
 namespace generate {
 
@@ -18,6 +19,8 @@ class ChatTemplate {
     const std::string_view source = file.text("tokenizer.chat_template");
     GQA_CHECK(source.find("<|im_start|>") != source.npos && source.find("<|im_end|>") != source.npos,
               gqa::format_error, "the chat template of this model is not ChatML, the only one supported");
+    GQA_CHECK(find_invalid_utf8(source) == source.npos, gqa::format_error,
+              "tokenizer.chat_template is not valid UTF-8");
     // The line break after the role is one character in the file or, in a string literal, two.
     for (const std::string_view opening : {"<|im_start|>system\n", "<|im_start|>system\\n"}) {
       const std::size_t at = source.find(opening);

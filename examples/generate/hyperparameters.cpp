@@ -55,7 +55,6 @@ constexpr KnownKey known_keys[] = {
     {"rope.scaling.finetuned",                describes},
     {"rope.scaling.original_context_length",  acts},  // in YaRN; otherwise it describes
     {"rope.scaling.type",                     acts},
-    {"rope.scaling.yarn_attn_factor",         only, 1},
     {"rope.scaling.yarn_beta_fast",           acts},
     {"rope.scaling.yarn_beta_slow",           acts},
     {"rope.scaling.yarn_ext_factor",          only, 1},
@@ -133,7 +132,7 @@ gqa::RopeScaling read_rope_scaling(const Gguf& file, Index rotary_dim, Index con
               "rope_freqs.weight together with the rope scaling yarn is not supported");
     return read_yarn(file, factor, attention_factor, context_length);
   }
-  for (const char* key : {"yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor"}) {
+  for (const char* key : {"yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor"}) {
     const std::string name = std::string("llama.rope.scaling.") + key;
     GQA_CHECK(!file.has(name), format_error, "key " << name << " beside the rope scaling " << type);
   }

@@ -79,7 +79,7 @@ class Program : public testing::Test {
   Result run(const std::string& arguments) const {
     const auto path = [&](const char* name) { return (folder_ / name).string(); };
     const int status = std::system(
-        (FIVE_STEPS " " + arguments + " >" + path("out") + " 2>" + path("err") + " </dev/null").c_str());
+        (FIVE_STEPS " </dev/null " + arguments + " >" + path("out") + " 2>" + path("err")).c_str());
     const auto read = [&](const char* name) {
       std::ifstream file(path(name));
       return std::string(std::istreambuf_iterator<char>(file), {});
@@ -118,6 +118,9 @@ TEST_F(Program, GivesTheModelsOwnNextToken) {
   expect_steps(tiny() + "--prompt 'the quick brown fox jumps over the lazy dog'", "both ways");
   expect_steps(tiny() + "--prompt 'the quick brown fox' --layer 1 --window 3", "layer 1 of 2");
   expect_steps(tiny() + "--prompt t --window 3", "1 tokens");
+  const std::string text = (folder_ / "text").string();
+  std::ofstream(text) << "the\n";
+  expect_steps(tiny() + "--prompt - <" + text, "1 tokens");
 }
 
 TEST_F(Program, GivesARealModelsOwnNextToken) {
@@ -139,6 +142,7 @@ TEST_F(Program, RefusesWrongInput) {
   expect_refused("--layer 1", "--model");
   expect_refused(tiny(), "--prompt");
   expect_refused(tiny() + "--prompt ''", "the prompt has no tokens");
+  expect_refused(tiny() + "--prompt -", "standard input holds no text");
   expect_refused(tiny() + "--prompt x --layer 2", "--layer is 2, the model has the layers 0 to 1");
   expect_refused(tiny() + "--prompt x --layer -1", "--layer is -1");
   expect_refused(tiny() + "--prompt " + std::string(201, 'x'), "201 tokens");

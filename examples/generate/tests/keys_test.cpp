@@ -142,7 +142,7 @@ TEST(RopeKeys, RefusesWhatContradictsOrWouldNotCount) {
       },
       "rope_freqs.weight together with the rope scaling yarn");
   for (const char* key : {"llama.rope.scaling.yarn_beta_fast", "llama.rope.scaling.yarn_beta_slow",
-                          "llama.rope.scaling.yarn_ext_factor", "llama.rope.scaling.yarn_attn_factor"}) {
+                          "llama.rope.scaling.yarn_ext_factor"}) {
     expect_refused([&](auto& w) { w.real(key, 1); }, key);
   }
 }
@@ -187,6 +187,15 @@ TEST(LayerKeys, OtherArraysAreRefusedByName) {
       "llama.block_count");
 }
 
+TEST(Keys, ALengthNotGivenIsThatOfAnEqualShare) {
+  const auto keys = read([](auto& w) { w.integer("llama.attention.key_length", 24); });
+  EXPECT_EQ(keys.head_dim, 24);
+  EXPECT_EQ(keys.value_dim, 64 / 4);
+  const auto values = read([](auto& w) { w.integer("llama.attention.value_length", 24); });
+  EXPECT_EQ(values.head_dim, 64 / 4);
+  EXPECT_EQ(values.value_dim, 24);
+}
+
 TEST(Keys, AWindowOfZeroIsNone) {
   EXPECT_EQ(read([](auto& w) { w.integer("llama.attention.sliding_window", 0); }).sliding_window, 200);
 }
@@ -207,16 +216,15 @@ TEST(Keys, ThoseThatChangeNothingAsTheyAreMaySayNothingElse) {
     expect_refused([&](auto& w) { w.real(name, 7); }, std::string(name) + " is not supported but as");
     expect_refused([&](auto& w) { w.text(name, "7"); }, name);
   }
-  for (const char* name : {"llama.rope.scaling.yarn_ext_factor", "llama.rope.scaling.yarn_attn_factor"}) {
-    const auto with = [&](float value) {
-      return error_of([&](auto& w) {
-        yarn(w);
-        w.real(name, value);
-      });
-    };
-    EXPECT_EQ(with(1), "no error");
-    EXPECT_EQ(with(7), "the hyper-parameter " + std::string(name) + " is not supported but as 1");
-  }
+  const auto extrapolated = [](float factor) {
+    return error_of([&](auto& w) {
+      yarn(w);
+      w.real("llama.rope.scaling.yarn_ext_factor", factor);
+    });
+  };
+  EXPECT_EQ(extrapolated(1), "no error");
+  EXPECT_EQ(extrapolated(7),
+            "the hyper-parameter llama.rope.scaling.yarn_ext_factor is not supported but as 1");
   for (const auto& [name, off] :
        {std::pair("llama.use_parallel_residual", false), std::pair("llama.attention.causal", true),
         std::pair("tokenizer.ggml.add_eos_token", false), std::pair("tokenizer.ggml.add_sep_token", false),
@@ -246,6 +254,7 @@ TEST(Keys, WhatGgufKnowsAndThisProgramDoesNotIsRefusedByName) {
                            "rope.dimension_count_swa",
                            "rope.dimension_sections",
                            "rope.freq_base_swa",
+                           "rope.scaling.yarn_attn_factor",
                            "leading_dense_block_count",
                            "expert_feed_forward_length",
                            "expert_weights_scale",

@@ -280,6 +280,7 @@ TEST(ChatTemplate, ReadsTheDefaultSystemMessage) {
   EXPECT_EQ(render("{{ '<|im_start|>system\n' + message + '<|im_end|>' }}"), turn);
   EXPECT_EQ(render("{{ '<|im_start|>' + role + '<|im_end|>' }}"), turn);
   EXPECT_THROW(render("{{ '[INST] ' + message }}"), gqa::format_error);
+  EXPECT_THROW(render("<|im_start|>system\nBe k\xFFnd<|im_end|>"), gqa::format_error);
 }
 
 class RealTokenizer : public testing::Test {
