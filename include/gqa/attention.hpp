@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gqa/kernel/cascade.hpp"
+#include "gqa/kernel/diagnosis.hpp"
 #include "gqa/kernel/run.hpp"
 #include "gqa/kernel/weights.hpp"
 
@@ -14,29 +15,36 @@ namespace gqa {
 ///     out[i, h] = sum_j softmax(s)_j v[j, g]
 ///
 /// q is tokens x H x D, k is tokens x G x D, v is tokens x G x Dv, out is tokens x H x Dv: Eigen tensors or
-/// maps (column-major ones list dimensions in reverse), a batch first if there is one, or TensorViews; q, k
-/// and v may be ragged(tensor, offsets), sequences of different lengths. In place of k and v any KVView, a
-/// KVList of one for each sequence, or a KVCache of one layer. MHA is G = H and MQA is G = 1. H and G may be
-/// given as template arguments, which are checked against the tensors. After the tensors, in any order and
-/// each optional: a mask, a score function, SinkLogits, a HeadGrouping, lse_into(tensor), AttentionOptions.
-/// Before them, optionally, what to run on: an Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the
-/// calling thread otherwise.
+/// maps (column-major ones list dimensions in reverse), a batch first if there is one, or TensorViews, such
+/// as those of heads_first(tensor) and heads_of(matrix, H); q, k and v may be ragged(tensor, offsets),
+/// sequences of different lengths. In place of k and v any KVView, a KVList of one for each sequence, or a
+/// KVCache of one layer. MHA is G = H and MQA is G = 1. H and G may be given as template arguments, which are
+/// checked against the tensors. After the tensors, in any order, each optional and at most once: a mask, a
+/// score function, SinkLogits, a HeadGrouping, lse_into(tensor), AttentionOptions. Before them, optionally,
+/// what to run on: an Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the calling thread otherwise.
 ///
 /// The last query sits on the last key (bottom-right, as in ONNX Attention and FlashAttention) unless
 /// q_offset is given. A row that may see nothing gives 0 and lse -inf. Outputs do not depend, in any bit, on
 /// the executor, the batch, how the tokens are cut into calls, or whether keys come from tensors or a cache.
-/// Sums are taken in float, or double for double.
+/// Sums are taken in float, or double for double. What is read is widened exactly; out is rounded once, to
+/// the nearest, ties to even, to infinity where it overflows, and a NaN stays one. Where the processor
+/// multiplies bf16 and q, k and v hold it, weights are rounded to bf16 too before they multiply values.
+///
+/// out may be q itself, the same memory, strides and element type: a row is written after it has been read
+/// for the last time. Otherwise out and lse share no memory with each other or with q, k and v.
 ///
 /// Throws std::invalid_argument naming the argument, the dimension, its value and the expected one,
-/// std::length_error for sizes that overflow, and whatever the executor or score function throws.
+/// std::length_error for sizes that overflow, both before anything is written, and whatever the executor,
+/// view, mask or score function throws: each row of out and lse then holds its whole result or what was there
+/// before.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, detail::RowsLike K,
-          detail::RowsLike V, TensorLike Out, detail::Extras... X>
+          detail::RowsLike V, OutputLike Out, detail::Extras... X>
 void attention(E&& executor, const Q& q, const K& k, const V& v, Out&& out, const X&... extras) {
   detail::run_attention<H, G>(executor, detail::as_queries(q), detail::as_kv(k, v), as_view(out), extras...);
 }
 
 /// The same over a cache or any KVView.
-template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, KVLike KV, TensorLike Out,
+template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, KVLike KV, OutputLike Out,
           detail::Extras... X>
 void attention(E&& executor, const Q& q, const KV& kv, Out&& out, const X&... extras) {
   detail::run_attention<H, G>(executor, detail::as_queries(q), as_kv_view(kv), as_view(out), extras...);
@@ -44,11 +52,11 @@ void attention(E&& executor, const Q& q, const KV& kv, Out&& out, const X&... ex
 
 /// The same on the calling thread.
 template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, detail::RowsLike K, detail::RowsLike V,
-          TensorLike Out, detail::Extras... X>
+          OutputLike Out, detail::Extras... X>
 void attention(const Q& q, const K& k, const V& v, Out&& out, const X&... extras) {
   attention<H, G>(Serial{}, q, k, v, out, extras...);
 }
-template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, KVLike KV, TensorLike Out,
+template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, KVLike KV, OutputLike Out,
           detail::Extras... X>
 void attention(const Q& q, const KV& kv, Out&& out, const X&... extras) {
   attention<H, G>(Serial{}, q, kv, out, extras...);
@@ -83,8 +91,8 @@ auto attention(const Q& q, const KV& kv, const X&... extras) {
 
 }  // namespace GQA_EIGEN_MEMORY
 
-/// The memory that attention() with these arguments works in, in bytes: what a Workspace kept for it comes to
-/// hold.
+/// The memory that attention() with these arguments (but out and lse) works in, in bytes: what a Workspace
+/// kept for it comes to hold, the one in AttentionOptions if it is given.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, detail::RowsLike K,
           detail::RowsLike V, detail::Extras... X>
 Index workspace_bytes(E&& executor, const Q& q, const K& k, const V& v, const X&... extras) {
@@ -94,6 +102,46 @@ template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike
           detail::Extras... X>
 Index workspace_bytes(E&& executor, const Q& q, const KV& kv, const X&... extras) {
   return detail::needed_bytes<H, G>(executor, q, as_kv_view(kv), extras...);
+}
+template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, detail::RowsLike K, detail::RowsLike V,
+          detail::Extras... X>
+Index workspace_bytes(const Q& q, const K& k, const V& v, const X&... extras) {
+  return workspace_bytes<H, G>(Serial{}, q, k, v, extras...);
+}
+template <Index H = Dynamic, Index G = Dynamic, detail::RowsLike Q, KVLike KV, detail::Extras... X>
+Index workspace_bytes(const Q& q, const KV& kv, const X&... extras) {
+  return workspace_bytes<H, G>(Serial{}, q, kv, extras...);
+}
+
+// Calls that fit none of the above: each says what to write instead.
+
+template <Index H = Dynamic, Index G = Dynamic, class... A>
+requires(!detail::FitsAttention<A...>) Tensor3<float> attention(A&&...) {
+  detail::diagnose_attention<true, A...>();
+  return {};
+}
+template <Index H = Dynamic, Index G = Dynamic, class A2 = AttentionOptions, class A3 = AttentionOptions,
+          class A4 = AttentionOptions, class A5 = AttentionOptions, class A6 = AttentionOptions,
+          class A7 = AttentionOptions, class A8 = AttentionOptions, class A9 = AttentionOptions,
+          class A10 = AttentionOptions>
+Tensor3<float> attention(detail::Anything, const A2&, const A3& = {}, const A4& = {}, const A5& = {},
+                         const A6& = {}, const A7& = {}, const A8& = {}, const A9& = {}, const A10& = {}) {
+  detail::refuse_braces<A2>();
+  return {};
+}
+template <Index H = Dynamic, Index G = Dynamic, class... A>
+requires(!detail::FitsWorkspaceBytes<A...>) Index workspace_bytes(A&&...) {
+  detail::diagnose_attention<false, A...>();
+  return 0;
+}
+template <Index H = Dynamic, Index G = Dynamic, class A2 = AttentionOptions, class A3 = AttentionOptions,
+          class A4 = AttentionOptions, class A5 = AttentionOptions, class A6 = AttentionOptions,
+          class A7 = AttentionOptions, class A8 = AttentionOptions, class A9 = AttentionOptions,
+          class A10 = AttentionOptions>
+Index workspace_bytes(detail::Anything, const A2&, const A3& = {}, const A4& = {}, const A5& = {},
+                      const A6& = {}, const A7& = {}, const A8& = {}, const A9& = {}, const A10& = {}) {
+  detail::refuse_braces<A2>();
+  return 0;
 }
 
 }  // namespace gqa

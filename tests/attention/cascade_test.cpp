@@ -135,6 +135,15 @@ TEST(CascadeCall, NaNOfAScoreFunctionStaysInItsRow) {
   for (std::size_t i = 0; i < result.out.size(); ++i) ASSERT_EQ(std::isnan(result.out[i]), i / 20 == 7) << i;
 }
 
+TEST(CascadeCall, WithoutAnExecutorOnTheCallingThread) {
+  CascadeCase<float> tree({{{512}, {0, 5}}, tails}, queries, heads, 1);
+  Threads threads(2);
+  const auto result = tree.unshared.result_of([&](auto out, auto lse) {
+    cascade_attention<6, 2>(tree.unshared.q(), tree.levels, out, lse, causal());
+  });
+  EXPECT_TRUE(test::same(result, tree.attend(threads, causal())));
+}
+
 TEST(CascadeCall, NothingToSee) {
   CascadeCase<float> tree({{{0}, {0, 5}}, own({0, 0, 0, 0, 0})}, queries, heads, 1);
   Threads threads(2);

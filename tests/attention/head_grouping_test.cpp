@@ -200,5 +200,16 @@ TEST(HeadGroups, MapsThatDoNotFit) {
             "HeadGrouping: KV heads is 2, expected 1 as in k");
 }
 
+TEST(HeadGroups, HeadsGivenBesideAMapAreChecked) {
+  const AttentionCase<float> c(Sizes{2, 3, 4, 2, 8}, 1);
+  const auto map = HeadGrouping::strided(4, 2);
+  const auto refused = [&]<Index H, Index G>(std::integer_sequence<Index, H, G>) {
+    return message_of([&] { attention<H, G>(c.q_view(), c.k_view(), c.v_view(), map); });
+  };
+  EXPECT_EQ(refused(std::integer_sequence<Index, 4, 2>{}), "nothing thrown");
+  EXPECT_EQ(refused(std::integer_sequence<Index, 8, 2>{}), "q: heads is 4, expected 8");
+  EXPECT_EQ(refused(std::integer_sequence<Index, 4, 4>{}), "k: heads is 2, expected 4");
+}
+
 }  // namespace
 }  // namespace gqa

@@ -156,6 +156,18 @@ TEST(RaggedBatch, AWorkspaceIsPaidForOnce) {
   }
 }
 
+TEST(RaggedBatch, AWorkspaceThatHoldsMoreIsCountedAsItIs) {
+  RaggedCase<float> large({{30, 3000}, {1, 2000}}, Sizes{0, 0, 6, 2, 32}, 1),
+      small({{1, 9}}, Sizes{0, 0, 2, 1, 8}, 2);
+  Workspace workspace;
+  const AttentionOptions options{.workspace = &workspace};
+  attention(large.q(), large.k(), large.v(), causal(), options);
+  const Index held = workspace.bytes();
+  EXPECT_EQ(workspace_bytes(small.q(), small.k(), small.v(), causal(), options), held);
+  EXPECT_LT(workspace_bytes(small.q(), small.k(), small.v(), causal()), held);
+  EXPECT_LT(workspace_bytes(Serial{}, small.q(), small.k(), small.v()), held);
+}
+
 TEST(RaggedBatch, OffsetsThatAreWrong) {
   const std::vector<float> memory(1000);
   const TensorView<const float> x(memory.data(), 10, 2, 8);

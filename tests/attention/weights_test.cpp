@@ -140,6 +140,68 @@ TEST(WeightsCall, ScoresSinksMasksByHeadAndHeadMaps) {
   }
 }
 
+TYPED_TEST(Weights, LseOfTheChosenRowsIsThatOfAttention) {
+  using Acc = Accumulator<TypeParam>;
+  const Sizes s{6, 700, 6, 2, 24, 20};
+  AttentionCase<TypeParam> c(s, 21);
+  const auto exact = reference::attention(test::problem_of(c, {.mask = causal()}));
+  const std::vector<Index> tokens{5, 0, 2}, q_heads{4, 1};
+  const WeightRows rows{0, tokens, q_heads};
+  Eigen::Tensor<Acc, 2, Eigen::RowMajor> lse(3, 2);
+  Eigen::Tensor<Acc, 3> columns(2, 3, 1);
+  attention_weights(c.q_view(), c.k_view(), c.v_view(), rows, causal(), lse_into(lse));
+  attention_weights(c.q_view(), c.k_view(), c.v_view(), rows, lse_into(columns), causal());
+  for (Index t = 0; t < 3; ++t) {
+    for (Index h = 0; h < 2; ++h) {
+      const Index row =
+          tokens[static_cast<std::size_t>(t)] * s.num_q_heads + q_heads[static_cast<std::size_t>(h)];
+      EXPECT_NEAR(static_cast<double>(lse(t, h)), exact.lse[static_cast<std::size_t>(row)],
+                  weight_error(c) + 8 * test::detail::unit_roundoff<Acc>());
+      EXPECT_EQ(columns(h, t, 0), lse(t, h));
+    }
+  }
+  EXPECT_EQ(
+      message_of([&] {
+        attention_weights(c.q_view(), c.k_view(), c.v_view(), WeightRows{0, {1, 2}, q_heads}, lse_into(lse));
+      }),
+      "lse: sizes are 1 x 3 x 2, expected 1 x 2 x 2");
+  Eigen::Tensor<Acc, 2, Eigen::RowMajor> all(6, 6);
+  attention_weights(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, causal(), lse_into(all));
+  for (Index row = 0; row < 36; ++row)
+    EXPECT_NEAR(static_cast<double>(all.data()[row]), exact.lse[static_cast<std::size_t>(row)],
+                weight_error(c) + 8 * test::detail::unit_roundoff<Acc>());
+}
+
+TEST(WeightsCall, LseCountsSinksAndIsMinusInfinityWhereNothingIsSeen) {
+  AttentionCase<float> c(Sizes{4, 70, 2, 1, 8}, 9);
+  const auto look = [&](const auto&... extras) {
+    Eigen::Tensor<float, 2, Eigen::RowMajor> lse(4, 2);
+    attention_weights(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, lse_into(lse), extras...);
+    return lse;
+  };
+  const auto mask = [](Index q_pos, Index kv_pos) { return q_pos != 68 && kv_pos <= q_pos; };
+  const auto plain = look(mask), with_sinks = look(mask, SinkLogits({1.5, -2}));
+  for (Index h = 0; h < 2; ++h) {
+    const double sink = h == 0 ? 1.5 : -2;
+    EXPECT_EQ(plain(2, h), -std::numeric_limits<float>::infinity());
+    EXPECT_NEAR(with_sinks(2, h), sink, 1e-6);
+    EXPECT_NEAR(with_sinks(0, h), std::log(std::exp(double{plain(0, h)}) + std::exp(sink)), 1e-5);
+  }
+}
+
+TEST(WeightsCall, WorksInTheCallersWorkspace) {
+  AttentionCase<float> c(Sizes{4, 700, 6, 2, 24, 20}, 3);
+  Workspace workspace;
+  const AttentionOptions options{.workspace = &workspace};
+  const auto expected = attention_weights(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, causal());
+  for (int i = 0; i < 2; ++i) {
+    const auto weights =
+        attention_weights(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, causal(), options);
+    EXPECT_EQ(std::memcmp(weights.data(), expected.data(), static_cast<std::size_t>(weights.size()) * 4), 0);
+    EXPECT_GT(workspace.bytes(), 512 * (24 + 20) * Index{sizeof(float)}) << "a chunk was kept elsewhere";
+  }
+}
+
 TEST(WeightsCall, OfOneSequenceOfMany) {
   test::RaggedCase<float> c({{1, 30}, {0, 5}, {4, 90}, {2, 0}}, Sizes{0, 0, 4, 2, 8}, 7);
   for (std::size_t seq : {0u, 2u}) {

@@ -3,7 +3,7 @@
 """Check one must-not-compile case: check_case.py CASE.cpp COMPILER [FLAG...]
 
 The case compiles as it stands (the positive control). With BROKEN defined it does not, and what the compiler says
-matches every `// error: REGEX` comment of the case, in one line of output each.
+matches every `// error: REGEX` comment of the case, in one line of output each. `// errors: N` says how many it reports.
 """
 
 import re
@@ -30,6 +30,10 @@ def main(case, *command):
     for regex in expected:
         if not any(re.search(regex, line) for line in said):
             return f"nothing the compiler says matches {regex!r}:\n{broken.stderr}"
+    counts = re.findall(r"^// errors: (\d+)$", open(case, encoding="utf-8").read(), re.MULTILINE)
+    errors = sum(bool(re.search(r"error:", line)) for line in said)
+    if counts and errors != int(counts[0]):
+        return f"{errors} errors, expected {counts[0]}:\n{broken.stderr}"
     return None
 
 

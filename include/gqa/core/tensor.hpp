@@ -115,6 +115,19 @@ struct eigen_tensor<Eigen::TensorMap<Plain, Options, MakePointer>>
       std::conditional_t<std::is_const_v<Plain>, const typename Plain::Scalar, typename Plain::Scalar>;
 };
 
+/// Whether a tensor brings its memory with it, rather than naming memory elsewhere.
+template <class X>
+inline constexpr bool owns_memory = false;
+template <class T, int Rank, int Options, class I>
+inline constexpr bool owns_memory<Eigen::Tensor<T, Rank, Options, I>> = true;
+
+template <class X>
+concept EigenTensorExpression = std::derived_from<X, Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>>;
+
+/// As a forwarding reference's argument: what is gone, with its memory, at the end of the statement.
+template <class X>
+concept TemporaryThatOwnsItsMemory = !std::is_lvalue_reference_v<X> && owns_memory<std::remove_cvref_t<X>>;
+
 template <class X>
 struct tensor_view : std::false_type {};
 template <class T>
@@ -133,6 +146,41 @@ concept TemporaryTensor = !std::is_reference_v<X> && requires {
 template <class X>
 concept TensorLike =
     detail::tensor_view<std::remove_cvref_t<X>>::value || detail::eigen_tensor<std::remove_cvref_t<X>>::value;
+
+namespace detail {
+
+template <class Plain>
+inline constexpr bool has_tensor_rank = true;
+template <class Plain>
+requires eigen_tensor<Plain>::value inline constexpr bool has_tensor_rank<Plain> =
+    eigen_tensor<Plain>::rank == 3 || eigen_tensor<Plain>::rank == 4;
+
+/// The element type of a TensorLike, const where it may not be written.
+template <class X>
+struct tensor_element;
+template <class X>
+requires eigen_tensor<std::remove_cvref_t<X>>::value struct tensor_element<X> {
+  using scalar = typename eigen_tensor<std::remove_cvref_t<X>>::scalar;
+  static constexpr bool constant =
+      owns_memory<std::remove_cvref_t<X>> && std::is_const_v<std::remove_reference_t<X>>;
+  using type = std::conditional_t<constant, const scalar, scalar>;
+};
+template <class X>
+requires tensor_view<std::remove_cvref_t<X>>::value struct tensor_element<X> {
+  using type = typename std::remove_cvref_t<X>::value_type;
+};
+
+}  // namespace detail
+
+/// A TensorLike that attention can compute with: of rank 3 or 4, and of a Scalar.
+template <class X>
+concept ScalarTensor = TensorLike<X> && detail::has_tensor_rank<std::remove_cvref_t<X>> &&
+    Scalar<std::remove_const_t<typename detail::tensor_element<X>::type>>;
+
+/// One that results can be written to, and that is there afterwards.
+template <class X>
+concept OutputLike = ScalarTensor<X> && !std::is_const_v<typename detail::tensor_element<X>::type> &&
+                     !detail::TemporaryThatOwnsItsMemory<X>;
 
 /// The view of a tensor: rank 3 is tokens x heads x dim, rank 4 batch x tokens
 /// x heads x dim. A column-major tensor lists the same dimensions in reverse,
@@ -180,6 +228,15 @@ struct RowsView {
   Index batch_stride = 0, token_stride = 0, head_stride = 1;
 };
 
+namespace detail {
+
+template <class X>
+inline constexpr bool is_rows_view = false;
+template <class T>
+inline constexpr bool is_rows_view<RowsView<T>> = true;
+
+}  // namespace detail
+
 /// An Eigen tensor of rank 2 (tokens x heads) or 3 (batch first), column-major ones in reverse, or a
 /// RowsView. A temporary tensor is refused.
 template <detail::TemporaryTensor X>
@@ -200,7 +257,13 @@ auto as_rows(X&& x) requires(!detail::TemporaryTensor<X>) {
     using T = std::remove_pointer_t<decltype(x.data())>;
     return RowsView<T>{x.data(), Traits::rank == 3 ? size(0) : 1, tokens, heads, tokens * heads, heads, 1};
   } else {
-    return x;
+    static_assert(detail::is_rows_view<Plain>,
+                  "gqa: lse is an Eigen tensor or map of rank 2 (tokens x heads) or 3 (batch first), or a "
+                  "RowsView");
+    if constexpr (detail::is_rows_view<Plain>)
+      return x;
+    else
+      return RowsView<float>{};
   }
 }
 

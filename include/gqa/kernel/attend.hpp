@@ -69,16 +69,15 @@ ProductKernels<typename Call::T> product_kernels(const Call& call) {
   return {isa(), std::is_same_v<TQ, bfloat16>};
 }
 
-/// The memory a call needs, in bytes.
+/// What a workspace comes to hold by a call, in bytes.
 template <class Call>
-Index call_bytes(const Call& call, Index num_threads) {
-  Plan plan;
+Index call_bytes(const Call& call, Index num_threads, Workspace& workspace) {
+  Plan& plan = workspace.plan();
   const PlanSizes sizes = plan_call(call, num_threads, plan);
-  if (plan.items.empty()) return 0;
+  if (plan.items.empty()) return workspace.bytes();
   Arena measure;
   CallMemory<Call>(measure, call, product_kernels(call), sizes, plan);
-  return measure.used() + static_cast<Index>(plan.items.capacity() * sizeof(WorkItem) +
-                                             plan.splits.capacity() * sizeof(Split));
+  return workspace.bytes_with(measure.used());
 }
 
 /// Runs a call: `executor` gets one task a worker, and the workers share the items out among themselves.

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "gqa/kernel/run.hpp"
+#include "gqa/kernel/diagnosis.hpp"
 
 namespace gqa {
 
@@ -89,27 +89,30 @@ std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index
 ///
 /// Extras are those of attention() except q_offset. Throws std::invalid_argument, also for levels that do not
 /// nest.
-template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, RaggedLike Q, KVView View, TensorLike Out,
-          detail::Extras... X>
+template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RaggedOfScalars Q, KVView View,
+          OutputLike Out, detail::Extras... X>
 void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<View>>& levels, Out&& out,
-                       const X&... extras) {
+                       const X&... arguments) {
   using Acc = Accumulator<typename View::Scalar>;
   GQA_CHECK(!levels.empty(), std::invalid_argument, "levels: none, expected at least 1");
   const auto queries = detail::as_queries(q);
   const Index num_seqs = q.num_seqs();
-  const AttentionOptions none{};
-  const auto& options = detail::pick<detail::IsOptions>(none, extras...);
+  using TQ = std::remove_const_t<std::remove_pointer_t<decltype(queries.q.data)>>;
+  static_assert(std::is_same_v<Accumulator<TQ>, Acc> && std::is_same_v<Accumulator<TensorScalar<Out>>, Acc>,
+                "gqa: double goes with double only: q, k, v and out are all double, or none is");
+  const auto extras = detail::extras_of(arguments...);
+  const AttentionOptions& options = extras.options;
   GQA_CHECK(!options.q_offset && options.q_offsets.empty(), std::invalid_argument,
             "q_offset: given, expected none in a cascade");
   const View& first = levels.front().kv;
-  const detail::HeadTable heads = detail::head_table<H, G>(queries.q.heads, first.num_kv_heads(), extras...);
-  const auto everything = no_mask();
-  const ScoreChain<> no_score;
-  const detail::Nothing nothing;
-  const auto& mask = detail::mask_of(detail::pick<detail::IsMask>(everything, extras...));
-  const auto& score = detail::score_of(detail::pick<detail::IsScore>(no_score, extras...));
-  const auto& sinks = detail::pick<detail::IsSinks>(nothing, extras...);
-  const auto rows = detail::check_rows(queries, first, as_view(out), extras...);
+  if constexpr (requires { View::static_num_kv_heads; })
+    detail::check_static_kv_heads<G, View::static_num_kv_heads>();
+  const detail::HeadTable heads =
+      detail::head_table<H, G>(queries.q.heads, first.num_kv_heads(), extras.grouping);
+  const auto& mask = extras.mask;
+  const auto& score = extras.score;
+  const auto lse = detail::lse_rows<Acc>(extras);
+  const auto rows = detail::check_rows(queries, first, as_view(out), lse);
   const Acc scale = detail::checked_scale<Acc>(options, queries.q.dim);
   constexpr bool scores_differ = !std::is_same_v<std::remove_cvref_t<decltype(score)>, ScoreChain<>>;
 
@@ -128,8 +131,6 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       begin[l + 1][seq] = begin[l][seq] + kv.retained(node_of[l][seq]).end;
   }
 
-  const SinkLogits* sink_logits = nullptr;
-  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) sink_logits = &sinks;
   // Before anything is asked of them: a mask with a table would look past its end.
   for (Index seq = 0; seq < num_seqs; ++seq) {
     const Index total = begin.back()[static_cast<std::size_t>(seq)];
@@ -138,7 +139,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
                           {total - queries.tokens(seq), total},
                           {0, total},
                           std::is_same_v<Acc, double>},
-                         mask, score, sink_logits);
+                         mask, score, extras.sinks);
   }
   if (num_seqs == 0) return;
 
@@ -182,7 +183,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
         return s;
       };
       detail::Attention<View, Window, ScoreChain<>, decltype(node_queries)> call{
-          kv, node_queries, kv.num_seqs(), heads, everything, no_score, scale};
+          kv, node_queries, kv.num_seqs(), heads, detail::everything, detail::no_score, scale};
       call.carried = carried;
       detail::attend(runner, call, workspace);
     } else {
@@ -190,11 +191,44 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       detail::Attention<detail::MemberView<View>, std::remove_cvref_t<decltype(mask)>,
                         std::remove_cvref_t<decltype(score)>, decltype(member_queries)>
           call{view, member_queries, num_seqs, heads, mask, score, scale};
-      call.sinks = sink_logits;
+      call.sinks = extras.sinks;
       call.carried = carried;
       detail::attend(runner, call, workspace);
     }
   }
+}
+
+/// The same on the calling thread.
+template <Index H = Dynamic, Index G = Dynamic, detail::RaggedOfScalars Q, KVView View, OutputLike Out,
+          detail::Extras... X>
+void cascade_attention(const Q& q, const std::vector<CascadeLevel<View>>& levels, Out&& out,
+                       const X&... arguments) {
+  cascade_attention<H, G>(Serial{}, q, levels, out, arguments...);
+}
+
+// Calls that fit none of the above: each says what to write instead.
+
+template <Index H = Dynamic, Index G = Dynamic, class E, class Q, class View, class Out, class... X>
+void cascade_attention(E&&, const Q&, const std::vector<CascadeLevel<View>>&, Out&&, const X&...) {
+  detail::diagnose_cascade<ExecutorLike<E>, Q, Out, X...>();
+}
+template <Index H = Dynamic, Index G = Dynamic, class Q, class View, class Out, class... X>
+void cascade_attention(const Q&, const std::vector<CascadeLevel<View>>&, Out&&, const X&...) {
+  detail::diagnose_cascade<true, Q, Out, X...>();
+}
+template <Index H = Dynamic, Index G = Dynamic, class Q, class View, class Out, class A4 = AttentionOptions,
+          class A5 = AttentionOptions, class A6 = AttentionOptions, class A7 = AttentionOptions,
+          class A8 = AttentionOptions>
+void cascade_attention(detail::Anything, const Q&, const std::vector<CascadeLevel<View>>&, const Out&,
+                       const A4&, const A5& = {}, const A6& = {}, const A7& = {}, const A8& = {}) {
+  detail::refuse_braces<A4>();
+}
+template <Index H = Dynamic, Index G = Dynamic, class View, class Out, class A4 = AttentionOptions,
+          class A5 = AttentionOptions, class A6 = AttentionOptions, class A7 = AttentionOptions,
+          class A8 = AttentionOptions>
+void cascade_attention(detail::Anything, const std::vector<CascadeLevel<View>>&, const Out&, const A4&,
+                       const A5& = {}, const A6& = {}, const A7& = {}, const A8& = {}) {
+  detail::refuse_braces<A4>();
 }
 
 }  // namespace gqa

@@ -83,14 +83,18 @@ struct Rows {
   }
 };
 
+/// Checks the rows that lse_into names.
+template <class Acc>
+void check_lse(const RowsView<Acc>& lse, Index batch, Index tokens, Index heads) {
+  GQA_CHECK(lse.batch == batch && lse.tokens == tokens && lse.heads == heads, std::invalid_argument,
+            "lse: sizes are " << lse.batch << " x " << lse.tokens << " x " << lse.heads << ", expected "
+                              << batch << " x " << tokens << " x " << heads);
+}
+
 /// Checks the sizes of q, the output and lse against each other and a view's.
-template <class View, class TQ, class TO, class... X>
-auto check_rows(const QueryBatch<TQ>& queries, const View& view, const TensorView<TO>& out,
-                const X&... extras) {
-  using Acc = Accumulator<typename View::Scalar>;
-  static_assert(Scalar<TQ> && Scalar<TO>, "gqa: tensors hold float, double, half or bfloat16");
-  static_assert(std::is_same_v<Accumulator<TQ>, Acc> && std::is_same_v<Accumulator<TO>, Acc>,
-                "gqa: double goes with double only");
+template <class View, class TQ, class TO, class Acc = Accumulator<typename View::Scalar>>
+Rows<TQ, TO, Acc> check_rows(const QueryBatch<TQ>& queries, const View& view, const TensorView<TO>& out,
+                             const std::optional<RowsView<Acc>>& lse) {
   const auto& q = queries.q;
   GQA_CHECK(q.dim == view.head_dim(), std::invalid_argument,
             "q: head_dim is " << q.dim << ", expected " << view.head_dim() << " as in k");
@@ -101,35 +105,28 @@ auto check_rows(const QueryBatch<TQ>& queries, const View& view, const TensorVie
       "out: sizes are " << out.batch << " x " << out.tokens << " x " << out.heads << " x " << out.dim
                         << ", expected " << q.batch << " x " << q.tokens << " x " << q.heads << " x "
                         << view.value_dim());
-  const Nothing nothing;
-  const auto& wanted_lse = pick<IsLse>(nothing, extras...);
-  RowsView<Acc> lse;
-  if constexpr (!std::is_same_v<std::remove_cvref_t<decltype(wanted_lse)>, Nothing>) {
-    lse = wanted_lse.rows;
-    GQA_CHECK(lse.batch == q.batch && lse.tokens == q.tokens && lse.heads == q.heads, std::invalid_argument,
-              "lse: sizes are " << lse.batch << " x " << lse.tokens << " x " << lse.heads << ", expected "
-                                << q.batch << " x " << q.tokens << " x " << q.heads);
-  }
-  return Rows<TQ, TO, Acc>{queries, out, lse};
+  if (lse) check_lse(*lse, q.batch, q.tokens, q.heads);
+  return {queries, out, lse.value_or(RowsView<Acc>{})};
 }
 
-/// The head map: the caller's grouping, or consecutive groups.
-template <Index H, Index G, class... X>
-HeadTable head_table(Index num_q_heads, Index num_kv_heads, const X&... extras) {
-  const Nothing nothing;
-  const auto& grouping = pick<IsGrouping>(nothing, extras...);
-  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(grouping)>, HeadGrouping>) {
-    GQA_CHECK(grouping.num_q_heads() == num_q_heads, std::invalid_argument,
-              "HeadGrouping: query heads is " << grouping.num_q_heads() << ", expected " << num_q_heads
-                                              << " as in q");
-    GQA_CHECK(grouping.num_kv_heads() == num_kv_heads, std::invalid_argument,
-              "HeadGrouping: KV heads is " << grouping.num_kv_heads() << ", expected " << num_kv_heads
-                                           << " as in k");
-    return grouping.table();
-  } else {
+/// The head map: the caller's grouping, or consecutive groups where that is null.
+template <Index H, Index G>
+HeadTable head_table(Index num_q_heads, Index num_kv_heads, const HeadGrouping* grouping) {
+  if (grouping == nullptr) {
     const Heads<H, G> heads(num_q_heads, num_kv_heads);
     return {heads.num_q_heads, heads.num_kv_heads, heads.group_size()};
   }
+  GQA_CHECK(H == Dynamic || num_q_heads == H, std::invalid_argument,
+            "q: heads is " << num_q_heads << ", expected " << H);
+  GQA_CHECK(G == Dynamic || num_kv_heads == G, std::invalid_argument,
+            "k: heads is " << num_kv_heads << ", expected " << G);
+  GQA_CHECK(grouping->num_q_heads() == num_q_heads, std::invalid_argument,
+            "HeadGrouping: query heads is " << grouping->num_q_heads() << ", expected " << num_q_heads
+                                            << " as in q");
+  GQA_CHECK(grouping->num_kv_heads() == num_kv_heads, std::invalid_argument,
+            "HeadGrouping: KV heads is " << grouping->num_kv_heads() << ", expected " << num_kv_heads
+                                         << " as in k");
+  return grouping->table();
 }
 
 /// The scale in the type that multiplies by it.
@@ -167,80 +164,81 @@ inline void check_retained(Range r, Index seq) {
 }
 
 /// Checks a call and passes it to `use`.
-template <Index H, Index G, class TQ, KVView View, class TO, class Use, class... X>
-auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& out, Use&& use,
-               const X&... extras) {
-  using Acc = Accumulator<typename View::Scalar>;
+template <Index H, Index G, class TQ, KVView View, class TO, class Use, class E,
+          class Acc = Accumulator<typename View::Scalar>>
+auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& out,
+               const std::optional<RowsView<Acc>>& lse, const E& extras, Use&& use) {
+  constexpr bool mixed = !std::is_same_v<Accumulator<TQ>, Acc> || !std::is_same_v<Accumulator<TO>, Acc>;
+  static_assert(!mixed, "gqa: double goes with double only: q, k, v and out are all double, or none is");
   if constexpr (requires { View::static_num_kv_heads; })
     check_static_kv_heads<G, View::static_num_kv_heads>();
-  const HeadTable heads = head_table<H, G>(q.q.heads, view.num_kv_heads(), extras...);
-  const auto rows = check_rows(q, view, out, extras...);
-  GQA_CHECK(q.num_seqs() == view.num_seqs(), std::invalid_argument,
-            "q: batch is " << q.num_seqs() << ", expected " << view.num_seqs() << " as in k");
+  if constexpr (!mixed) {
+    const HeadTable heads = head_table<H, G>(q.q.heads, view.num_kv_heads(), extras.grouping);
+    const auto rows = check_rows(q, view, out, lse);
+    GQA_CHECK(q.num_seqs() == view.num_seqs(), std::invalid_argument,
+              "q: batch is " << q.num_seqs() << ", expected " << view.num_seqs() << " as in k");
 
-  const AttentionOptions none{};
-  const auto everything = no_mask();
-  const ScoreChain<> no_score;
-  const Nothing nothing;
-  const auto& options = pick<IsOptions>(none, extras...);
-  const auto& mask = mask_of(pick<IsMask>(everything, extras...));
-  const auto& score = score_of(pick<IsScore>(no_score, extras...));
-  const auto& sinks = pick<IsSinks>(nothing, extras...);
-  check_offsets_of(options, q.num_seqs());
-  for (Index seq = 0; seq < view.num_seqs(); ++seq) check_retained(view.retained(seq), seq);
-  const auto queries = [&](Index seq) {
-    return rows.sequence(seq, first_position(options, seq, q.tokens(seq), view.retained(seq).end));
-  };
-  Attention<View, std::remove_cvref_t<decltype(mask)>, std::remove_cvref_t<decltype(score)>,
-            decltype(queries)>
-      call{view, queries, q.num_seqs(), heads, mask, score, checked_scale<Acc>(options, q.q.dim)};
-  if constexpr (std::is_same_v<std::remove_cvref_t<decltype(sinks)>, SinkLogits>) call.sinks = &sinks;
-  check_extents(call);
-  return use(call, options);
+    const AttentionOptions& options = extras.options;
+    check_offsets_of(options, q.num_seqs());
+    for (Index seq = 0; seq < view.num_seqs(); ++seq) check_retained(view.retained(seq), seq);
+    const auto queries = [&](Index seq) {
+      return rows.sequence(seq, first_position(options, seq, q.tokens(seq), view.retained(seq).end));
+    };
+    Attention<View, std::remove_cvref_t<decltype(extras.mask)>, std::remove_cvref_t<decltype(extras.score)>,
+              decltype(queries)>
+        call{view,
+             queries,
+             q.num_seqs(),
+             heads,
+             extras.mask,
+             extras.score,
+             checked_scale<Acc>(options, q.q.dim)};
+    call.sinks = extras.sinks;
+    check_extents(call);
+    return use(call);
+  }
 }
 
 template <Index H, Index G, ExecutorLike E, class TQ, KVView View, class TO, class... X>
 void run_attention(E& executor, const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& out,
-                   const X&... extras) {
-  const auto run = [&](const auto& call, const AttentionOptions& options) {
+                   const X&... arguments) {
+  const auto extras = extras_of(arguments...);
+  const auto lse = lse_rows<Accumulator<typename View::Scalar>>(extras);
+  with_call<H, G>(q, view, out, lse, extras, [&](const auto& call) {
     Workspace own;
     decltype(auto) runner = as_executor(executor);
-    attend(runner, call, options.workspace == nullptr ? own : *options.workspace);
-  };
-  with_call<H, G>(q, view, out, run, extras...);
+    attend(runner, call, extras.options.workspace == nullptr ? own : *extras.options.workspace);
+  });
 }
 
 template <Index H, Index G, class E, class Q, KVView View, class... X>
-Index needed_bytes(E& executor, const Q& q, const View& view, const X&... extras) {
+Index needed_bytes(E& executor, const Q& q, const View& view, const X&... arguments) {
+  const auto extras = extras_of(arguments...);
+  static_assert(!decltype(extras)::has_lse,
+                "gqa: workspace_bytes writes no lse, which lies in memory of yours: leave lse_into out");
   const auto queries = as_queries(q);
   // Only the sizes of the output count; nothing is written.
   const TensorView<std::remove_const_t<std::remove_pointer_t<decltype(queries.q.data)>>> out(
       nullptr, queries.q.batch, queries.q.tokens, queries.q.heads, view.value_dim());
-  const auto measure = [&](const auto& call, const AttentionOptions&) {
+  const std::optional<RowsView<Accumulator<typename View::Scalar>>> no_lse;
+  return with_call<H, G>(queries, view, out, no_lse, extras, [&](const auto& call) {
     decltype(auto) runner = as_executor(executor);
-    return call_bytes(call, runner.num_threads());
-  };
-  return with_call<H, G>(queries, view, out, measure, extras...);
+    Workspace own;
+    return call_bytes(call, runner.num_threads(),
+                      extras.options.workspace == nullptr ? own : *extras.options.workspace);
+  });
 }
 
-/// Keys and values as a view: of tensors, or of packed sequences.
-template <class K, class V>
-auto as_kv(const K& k, const V& v) {
-  if constexpr (RaggedLike<K>) {
-    static_assert(RaggedLike<V>, "gqa: k and v are both ragged, or neither");
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(k.tensor.data)>>;
-    return RaggedKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
-                       Ragged<const T>{read_only(v.tensor), v.offsets});
-  } else {
-    using T = TensorScalar<const K>;
-    static_assert(std::is_same_v<T, TensorScalar<const V>>, "gqa: k and v hold the same type");
-    return ContiguousKV<T>(read_only(as_view(k)), read_only(as_view(v)));
-  }
-}
+template <class X>
+inline constexpr bool is_ragged_of_scalars = false;
+template <class T>
+inline constexpr bool is_ragged_of_scalars<Ragged<T>> = Scalar<std::remove_const_t<T>>;
+template <class X>
+concept RaggedOfScalars = is_ragged_of_scalars<std::remove_cvref_t<X>>;
 
 /// What q may be, and what k and v may be.
 template <class X>
-concept RowsLike = TensorLike<X> || RaggedLike<X>;
+concept RowsLike = ScalarTensor<X> || RaggedOfScalars<X>;
 
 template <RowsLike X>
 decltype(auto) packed(const X& x) {
@@ -249,6 +247,23 @@ decltype(auto) packed(const X& x) {
   else
     return (x);
 }
+/// Keys and values as a view: of tensors, or of packed sequences.
+template <class K, class V>
+auto as_kv(const K& k, const V& v) {
+  static_assert(RaggedLike<K> == RaggedLike<V>, "gqa: k and v are both ragged, or neither");
+  using T = TensorScalar<decltype(packed(k))>;
+  constexpr bool same_type = std::is_same_v<T, TensorScalar<decltype(packed(v))>>;
+  static_assert(same_type, "gqa: k and v hold the same type");
+  if constexpr (RaggedLike<K> != RaggedLike<V> || !same_type) {
+    return as_kv(k, k);  // the compiler has said enough
+  } else if constexpr (RaggedLike<K>) {
+    return RaggedKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
+                       Ragged<const T>{read_only(v.tensor), v.offsets});
+  } else {
+    return ContiguousKV<T>(read_only(as_view(k)), read_only(as_view(v)));
+  }
+}
+
 inline namespace GQA_EIGEN_MEMORY {
 
 /// A new tensor of q's element type for the result: packed like a ragged q, else of q's rank and layout.

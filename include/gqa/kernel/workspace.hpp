@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "gqa/core/memory.hpp"
@@ -15,9 +16,12 @@ namespace gqa {
 class Workspace {
  public:
   /// What it holds now.
-  Index bytes() const {
-    return capacity_ + static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
-                                          plan_.splits.capacity() * sizeof(Split));
+  Index bytes() const { return bytes_with(0); }
+
+  /// What it holds after reserve(size).
+  Index bytes_with(Index size) const {
+    return std::max(capacity_, size) + static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
+                                                          plan_.splits.capacity() * sizeof(Split));
   }
 
   /// At least `size` bytes, aligned to 64; what was there before is lost. Throws std::bad_alloc.
