@@ -4,6 +4,7 @@
 #include "gqa/kernel/cascade.hpp"
 #include "gqa/kernel/diagnosis.hpp"
 #include "gqa/kernel/run.hpp"
+#include "gqa/kernel/scores.hpp"
 #include "gqa/kernel/weights.hpp"
 
 namespace gqa {

@@ -21,6 +21,10 @@ class AnyScoreMod {
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
     mod_->mod(scores, at);
   }
+  template <class Acc>
+  void mod_until(ScoreStage last, std::span<Acc> scores, const ScoreRow& at) const {
+    mod_->mod_until(last, scores, at);
+  }
   void check(const AttentionExtent& extent) const { mod_->check(extent); }
 
  private:
@@ -28,6 +32,8 @@ class AnyScoreMod {
     virtual ~Interface() = default;
     virtual void mod(std::span<float> scores, const ScoreRow& at) const = 0;
     virtual void mod(std::span<double> scores, const ScoreRow& at) const = 0;
+    virtual void mod_until(ScoreStage last, std::span<float> scores, const ScoreRow& at) const = 0;
+    virtual void mod_until(ScoreStage last, std::span<double> scores, const ScoreRow& at) const = 0;
     virtual void check(const AttentionExtent& extent) const = 0;
   };
 
@@ -36,6 +42,12 @@ class AnyScoreMod {
     explicit Model(Chain c) : chain(std::move(c)) {}
     void mod(std::span<float> scores, const ScoreRow& at) const override { chain.mod(scores, at); }
     void mod(std::span<double> scores, const ScoreRow& at) const override { chain.mod(scores, at); }
+    void mod_until(ScoreStage last, std::span<float> scores, const ScoreRow& at) const override {
+      chain.mod_until(last, scores, at);
+    }
+    void mod_until(ScoreStage last, std::span<double> scores, const ScoreRow& at) const override {
+      chain.mod_until(last, scores, at);
+    }
     void check(const AttentionExtent& extent) const override { chain.check(extent); }
     Chain chain;
   };

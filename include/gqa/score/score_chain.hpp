@@ -22,6 +22,12 @@ class ScoreChain {
     in_order([&](const auto& m) { m.mod(scores, at); });
   }
 
+  /// `mod` up to and with a stage.
+  template <class Acc>
+  void mod_until(ScoreStage last, std::span<Acc> scores, const ScoreRow& at) const {
+    in_order([&]<class M>(const M& m) { detail::mod_until(m, last, scores, at); });
+  }
+
   /// `mod`, and `slopes[j]` times the derivative of the whole chain, by the chain rule.
   template <class Acc>
   void mod_with_slopes(std::span<Acc> scores, std::span<Acc> slopes, const ScoreRow& at) const {

@@ -55,6 +55,15 @@ inline constexpr bool has_derivative = is_additive<M> ||
   m.differentiate(scores, slopes, at);
 };
 
+/// What of a score function acts up to and with a stage.
+template <class M, class Acc>
+void mod_until(const M& m, ScoreStage last, std::span<Acc> scores, const ScoreRow& at) {
+  if constexpr (requires { m.mod_until(last, scores, at); })
+    m.mod_until(last, scores, at);
+  else if (stage_of<M>() <= last)
+    m.mod(scores, at);
+}
+
 /// Replaces each score by `f(score, j)`. The inner loop has a constant length: at -O2, GCC makes vectors of
 /// nothing else.
 template <class Acc, class F>
