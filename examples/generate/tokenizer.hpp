@@ -12,8 +12,8 @@
 
 namespace generate {
 
-/// Text <-> token ids, by the tokeniser that a GGUF file describes. Throws format_error naming a tokeniser
-/// that is not supported.
+/// Text <-> token ids, by the tokeniser that a GGUF file describes. Threads may share one. Throws
+/// format_error naming a tokeniser, or one of its keys, that is not supported.
 class Tokenizer {
  public:
   explicit Tokenizer(const Gguf& file);
