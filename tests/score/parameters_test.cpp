@@ -156,5 +156,23 @@ TEST(Parameters, NaNIsNeverOne) {
   c.refuses(temperature([](Index) { return std::numeric_limits<float>::infinity(); }), {"position 4 is inf"});
 }
 
+/// One level, one sequence: what a cascade computes in is the type of its keys.
+template <class T>
+void cascade_of(const AnyScoreMod& score) {
+  Case<T> c;
+  const std::vector<Index> queries = {0, 2}, keys = {0, 6};
+  const std::vector<CascadeLevel<RaggedKV<T>>> levels = {
+      {detail::as_kv(ragged(c.c.k_view(), keys), ragged(c.c.v_view(), keys)), {0, 1}}};
+  cascade_attention(Serial{}, ragged(c.c.q_view(), queries), levels, TensorView<T>(c.out.data(), 2, 2, 4),
+                    score);
+}
+
+TEST(Parameters, OfCascades) {
+  for (const auto& score : {AnyScoreMod(soft_cap(1e39)), AnyScoreMod(heat(4, 1e39))}) {
+    EXPECT_THROW(cascade_of<float>(score), std::invalid_argument);
+    EXPECT_NO_THROW(cascade_of<double>(score));
+  }
+}
+
 }  // namespace
 }  // namespace gqa
