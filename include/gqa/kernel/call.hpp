@@ -100,10 +100,11 @@ void check_extent(const AttentionExtent& extent, const M& mask, const Score& sco
 }
 template <class Call>
 void check_extent(const Call& call, Index seq) {
+  const Range kv = checked_retained(call.view, seq);
   const auto queries = call.queries(seq);
   const Range q = {queries.first_position, queries.first_position + queries.tokens};
   check_extent({call.num_seqs, call.heads.num_q_heads, shifted(q, queries.position_shift),
-                shifted(call.view.retained(seq), queries.position_shift)},
+                shifted(kv, queries.position_shift)},
                call.mask, call.score, call.sinks);
 }
 
