@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 #include "support/sanitizers.hpp"
 
@@ -34,6 +35,34 @@ TEST(Workspace, IsUsableAfterItCouldNotGrow) {
   std::byte* memory = workspace.reserve(64);
   ASSERT_NE(memory, nullptr);
   memory[63] = std::byte{1};
+}
+
+TEST(Workspace, BetweenCallsIsMemoryOfItsOwn) {
+  Workspace workspace;
+  std::byte* kept = workspace.reserve_between_calls(100);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(kept) % 64, 0u);
+  EXPECT_EQ(workspace.bytes(), 100);
+  kept[99] = std::byte{7};
+  std::byte* own = workspace.reserve(1000);
+  EXPECT_TRUE(own + 1000 <= kept || kept + 100 <= own);
+  EXPECT_EQ(workspace.bytes(), 1100);
+  EXPECT_EQ(workspace.reserve_between_calls(50), kept);
+  EXPECT_EQ(kept[99], std::byte{7});
+}
+
+TEST(Workspace, IsUsableAfterAMove) {
+  Workspace workspace;
+  std::byte* own = workspace.reserve(100);
+  workspace.reserve_between_calls(10);
+  Workspace moved = std::move(workspace);
+  EXPECT_EQ(moved.reserve(100), own);
+  EXPECT_EQ(workspace.bytes(), 0);
+  ASSERT_NE(workspace.reserve(100), nullptr);
+  ASSERT_NE(workspace.reserve_between_calls(10), nullptr);
+  workspace = std::move(moved);
+  EXPECT_EQ(workspace.reserve(100), own);
+  EXPECT_EQ(moved.bytes(), 0);
+  ASSERT_NE(moved.reserve(64), nullptr);
 }
 
 TEST(Arena, LaysArraysOutApartAndAligned) {

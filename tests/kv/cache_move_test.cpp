@@ -115,6 +115,16 @@ TEST(CacheMove, TheCacheMovedFromIsEmptyAndRefuses) {
   expect_tokens(cache.layer(0), 3);
 }
 
+TEST(CacheMove, AListMovedFromRefuses) {
+  const Cache cache = cache_of(5);
+  KVList<Cache::View> list({cache.layer(0), cache.layer(0)});
+  const KVList<Cache::View> moved = std::move(list);
+  EXPECT_EQ(moved.retained(1), (Range{0, 5}));
+  EXPECT_EQ(list.num_seqs(), 0);
+  EXPECT_EQ(invalid([&] { list.num_kv_heads(); }), "KVList: the list was moved from");
+  EXPECT_EQ(invalid([&] { list.value_dim(); }), "KVList: the list was moved from");
+}
+
 TEST(CacheMove, ToItselfIsNothing) {
   Cache cache = cache_of(5);
   const auto view = cache.layer(0);

@@ -3,90 +3,20 @@
 // operator new, and by no function of malloc's family.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cerrno>
-#include <cstddef>
 #include <cstdlib>
-#include <type_traits>
+#include <new>
 #include <vector>
 
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
 #include "gqa/score/score_mod.hpp"
-#include "support/sanitizers.hpp"
-
-// A sanitizer brings an allocator of its own, which must not be replaced; other C libraries name theirs
-// otherwise.
-#if defined(__GLIBC__) && !GQA_TEST_SANITIZED
-#define GQA_COUNTS_ALLOCATIONS 1
-#else
-#define GQA_COUNTS_ALLOCATIONS 0
-#endif
-
-namespace {
-
-// Of all threads: what a pool's thread allocates for a call counts as well.
-std::atomic<long> allocations{0};
-
-}  // namespace
-
-#if GQA_COUNTS_ALLOCATIONS
-
-// glibc lets a program bring its own malloc family, and keeps its own under these names. libstdc++'s operator
-// new, in all its forms, calls malloc or aligned_alloc; whoever replaces it calls something below as well.
-extern "C" {
-void* __libc_malloc(std::size_t size);
-void* __libc_calloc(std::size_t count, std::size_t size);
-void* __libc_realloc(void* memory, std::size_t size);
-void* __libc_memalign(std::size_t alignment, std::size_t size);
-
-void* malloc(std::size_t size) {
-  ++allocations;
-  return __libc_malloc(size);
-}
-void* calloc(std::size_t count, std::size_t size) {
-  ++allocations;
-  return __libc_calloc(count, size);
-}
-void* realloc(void* memory, std::size_t size) {
-  ++allocations;
-  return __libc_realloc(memory, size);
-}
-void* memalign(std::size_t alignment, std::size_t size) {
-  ++allocations;
-  return __libc_memalign(alignment, size);
-}
-void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++allocations;
-  return __libc_memalign(alignment, size);
-}
-int posix_memalign(void** memory, std::size_t alignment, std::size_t size) {
-  ++allocations;
-  *memory = __libc_memalign(alignment, size);
-  return *memory == nullptr && size != 0 ? ENOMEM : 0;
-}
-}
-
-#endif
+#include "laws/allocations.hpp"
 
 namespace gqa {
 namespace {
 
 using test::AttentionCase;
 using test::Sizes;
-
-long allocations_of(auto&& call) {
-  const long before = allocations;
-  call();
-  return allocations - before;
-}
-
-class Allocations : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (!GQA_COUNTS_ALLOCATIONS) GTEST_SKIP() << "a sanitizer's or another C library's allocator";
-  }
-};
 
 TEST_F(Allocations, AreCounted) {
   void* volatile kept = nullptr;
@@ -167,6 +97,14 @@ TYPED_TEST(AllocationsOf, CallsOnAPool) {
     Eigen::ThreadPool pool(threads);
     expect_no_allocations<TypeParam>(pool, (std::to_string(threads) + " threads").c_str());
   }
+}
+
+TYPED_TEST(AllocationsOf, ReadingACacheBack) {
+  const AttentionCase<TypeParam> c(Sizes{1, 700, 4, 2, 40, 24}, 6);
+  const auto cache = test::cache_of(c);
+  Tensor3<float> k(600, 2, 40);
+  Tensor3<TypeParam> v(600, 2, 24);
+  EXPECT_EQ(allocations_of([&] { cache.read(0, {50, 650}, k, v); }), 0);
 }
 
 TYPED_TEST(AllocationsOf, ACallNoLargerThanOneBefore) {

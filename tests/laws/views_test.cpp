@@ -255,5 +255,80 @@ TYPED_TEST(Views, ExceptionsOfAViewReachTheCaller) {
   }
 }
 
+/// What attention says of a view, on one thread and on several.
+template <class T, class View>
+void expect_refused(const AttentionCase<T>& c, const View& view, const std::string& message) {
+  test::Threads threads(3);
+  for (test::Threads* on : {static_cast<test::Threads*>(nullptr), &threads}) {
+    std::string said = "nothing thrown";
+    try {
+      test::run<T>({.threads = on}, c.q_view(), c.sizes.value_dim, view);
+    } catch (const std::invalid_argument& error) {
+      said = error.what();
+    }
+    EXPECT_EQ(said, message);
+  }
+}
+
+TYPED_TEST(Views, TilesThatCannotBeAreRefused) {
+  using T = TypeParam;
+  const AttentionCase<T> c(Sizes{2, 100, 2, 1, 16, 24}, 60);
+  // `spoil` changes what a right view returns for the second tile.
+  const auto expect = [&](auto spoil, const std::string& message) {
+    auto view = paged(c, 64);
+    const auto read = view.read;
+    view.read = [=](Index seq, Index head, Range want, void* scratch) {
+      auto tile = read(seq, head, want, scratch);
+      if (want.begin >= 64) spoil(tile);
+      return tile;
+    };
+    expect_refused(c, view, message);
+  };
+  constexpr Index most = std::numeric_limits<Index>::max();
+  const auto of_size = [](Index size) { return [=](KVTile<T>& tile) { tile.size = size; }; };
+  const std::string wanted = ", expected 1 to 36 for the positions 64 to 100";
+  expect(of_size(0), "tile: size is 0" + wanted);
+  expect(of_size(-1), "tile: size is -1" + wanted);
+  expect(of_size(37), "tile: size is 37" + wanted);
+  expect(of_size(most), "tile: size is " + std::to_string(most) + wanted);
+  expect([](KVTile<T>& tile) { tile = {}; }, "tile: size is 0" + wanted);
+  expect([](KVTile<T>& tile) { tile.k = nullptr; }, "tile: k is null, expected the 36 positions from 64 on");
+  expect([](KVTile<T>& tile) { tile.v = nullptr; }, "tile: v is null, expected the 36 positions from 64 on");
+  auto view = paged(c, 64);
+  const auto read = view.read;
+  view.read = [=](Index seq, Index head, Range want, void* scratch) {
+    auto tile = read(seq, head, want, scratch);
+    if (want.begin == 64) tile.size = 10;
+    if (want.begin == 74) tile.layout = TileLayout::packed;
+    return tile;
+  };
+  expect_refused(
+      c, view,
+      "tile: packed from position 74 on, expected a multiple of 16; return a longer tile before it, "
+      "or token_major ones");
+}
+
+TYPED_TEST(Views, RangesAndSizesThatCannotBeAreRefused) {
+  using T = TypeParam;
+  const AttentionCase<T> c(Sizes{2, 100, 2, 1, 16, 24}, 61);
+  constexpr Index most = std::numeric_limits<Index>::max();
+  const auto message = [](const std::string& range) {
+    return "retained: positions " + range + " of sequence 0, expected a range within 0 to " +
+           std::to_string(max_position);
+  };
+  auto view = paged(c, 64);
+  view.positions = {-5, 100};
+  expect_refused(c, view, message("-5 to 100"));
+  view.positions = {10, 5};
+  expect_refused(c, view, message("10 to 5"));
+  view.positions = {0, most};
+  expect_refused(c, view, message("0 to " + std::to_string(most)));
+  view.positions = {0, 100};
+  view.scratch = -64;
+  expect_refused(c, view, "scratch_bytes is -64, expected at least 0");
+  view.scratch = most;
+  EXPECT_THROW(test::run<T>({}, c.q_view(), c.sizes.value_dim, view), std::length_error);
+}
+
 }  // namespace
 }  // namespace gqa

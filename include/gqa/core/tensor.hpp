@@ -278,6 +278,7 @@ auto make_output(const Q& q, Index dim) {
   using Plain = std::remove_cvref_t<Q>;
   const auto view = as_view(q);
   const Index batch = view.batch, tokens = view.tokens, heads = view.heads;
+  GQA_CHECK(dim >= 0, std::invalid_argument, "output: dim is " << dim << ", expected at least 0");
   checked_mul(checked_mul(batch, tokens, "output"), checked_mul(heads, dim, "output"), "output");
   if constexpr (detail::tensor_view<Plain>::value) {
     return Eigen::Tensor<T, 4, Eigen::RowMajor>(batch, tokens, heads, dim);

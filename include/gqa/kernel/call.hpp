@@ -108,7 +108,7 @@ void check_extents(const Call& call) {
   if constexpr (requires { call.view.padded_tokens(); }) extent.most_kv_tokens = call.view.padded_tokens();
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
     extent.most_q_tokens = std::max(extent.most_q_tokens, call.queries(seq).tokens);
-    extent.most_kv_tokens = std::max(extent.most_kv_tokens, call.view.retained(seq).end);
+    extent.most_kv_tokens = std::max(extent.most_kv_tokens, checked_retained(call.view, seq).end);
   }
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
     const auto queries = call.queries(seq);

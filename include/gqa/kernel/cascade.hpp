@@ -2,6 +2,9 @@
 // A batch whose sequences begin alike reads what they share once.
 #pragma once
 
+#include <algorithm>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "gqa/kernel/diagnosis.hpp"
@@ -30,7 +33,7 @@ struct MemberView {
   using Scalar = typename View::Scalar;
 
   const View& view;
-  const std::vector<Index>& node_of;
+  std::span<const Index> node_of;
 
   Index num_seqs() const { return static_cast<Index>(node_of.size()); }
   Index num_kv_heads() const { return view.num_kv_heads(); }
@@ -46,16 +49,39 @@ struct MemberView {
   Index node(Index seq) const { return node_of[static_cast<std::size_t>(seq)]; }
 };
 
-/// Checks that a level's nodes partition the batch and lie within the nodes of the level before; returns each
-/// sequence's.
+/// What a cascade keeps from level to level.
+template <class Acc>
+struct CascadeMemory {
+  Index num_seqs;
+  Index* nodes;      // a level: of each sequence
+  Index* positions;  // a level, and the end of the last: where it begins in each sequence
+  RowState<Acc> rows;
+
+  CascadeMemory(Arena& arena, Index num_levels, Index seqs, Index num_rows, Index stride)
+      : num_seqs(seqs),
+        nodes(arena.take<Index>(checked_mul(num_levels, seqs, "cascade"))),
+        positions(arena.take<Index>(checked_mul(num_levels + 1, seqs, "cascade"))),
+        rows(arena, num_rows, stride) {}
+
+  std::span<Index> node_of(std::size_t level) const { return of_level(nodes, level); }
+  std::span<Index> begin(std::size_t level) const { return of_level(positions, level); }
+
+ private:
+  std::span<Index> of_level(Index* all, std::size_t level) const {
+    const auto seqs = static_cast<std::size_t>(num_seqs);
+    return {all + level * seqs, seqs};
+  }
+};
+
+/// Finds each sequence's node in a level. Checks that the nodes partition the batch and lie within the nodes
+/// of the level before (empty: there is none).
 template <class Level>
-std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index num_seqs,
-                                    const std::vector<Index>& parent_of) {
+void find_nodes(const Level& level, std::size_t index, Index num_seqs, std::span<const Index> parent_of,
+                std::span<Index> node_of) {
   GQA_CHECK(static_cast<Index>(level.offsets.size()) == level.num_nodes() + 1, std::invalid_argument,
             "levels[" << index << "]: offsets are " << level.offsets.size() << ", expected "
                       << level.num_nodes() + 1 << ", one more than its view has sequences");
   check_offsets("levels[" + std::to_string(index) + "]", level.offsets, num_seqs, "sequences of the batch");
-  std::vector<Index> node_of(static_cast<std::size_t>(num_seqs));
   for (Index node = 0; node < level.num_nodes(); ++node) {
     const Range members = level.members(node);
     for (Index seq = members.begin; seq < members.end; ++seq) {
@@ -67,7 +93,6 @@ std::vector<Index> node_of_sequence(const Level& level, std::size_t index, Index
           "levels[" << index << "]: node " << node << " joins sequences that the level before keeps apart");
     }
   }
-  return node_of;
 }
 
 }  // namespace detail
@@ -116,52 +141,62 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   const Acc scale = detail::checked_scale<Acc>(options, queries.q.dim);
   constexpr bool scores_differ = !std::is_same_v<std::remove_cvref_t<decltype(score)>, ScoreChain<>>;
 
+  Workspace own;
+  Workspace& workspace = options.workspace == nullptr ? own : *options.workspace;
+  const auto make_memory = [&](detail::Arena& arena) {
+    return detail::CascadeMemory<Acc>(arena, static_cast<Index>(levels.size()), num_seqs,
+                                      checked_mul(queries.q.tokens, heads.num_q_heads, "cascade"),
+                                      round_up(first.value_dim(), simd::padding));
+  };
+  detail::Arena measure;
+  make_memory(measure);
+  detail::Arena arena(workspace.reserve_between_calls(measure.used()));
+  const auto memory = make_memory(arena);
+
   // Where each level of each sequence begins, and how long the whole is.
-  std::vector<std::vector<Index>> node_of;
-  std::vector<std::vector<Index>> begin(levels.size() + 1,
-                                        std::vector<Index>(static_cast<std::size_t>(num_seqs)));
+  std::ranges::fill(memory.begin(0), Index{0});
   for (std::size_t l = 0; l < levels.size(); ++l) {
     const View& kv = levels[l].kv;
     GQA_CHECK(kv.num_kv_heads() == first.num_kv_heads() && kv.head_dim() == first.head_dim() &&
                   kv.value_dim() == first.value_dim(),
               std::invalid_argument, "levels[" << l << "]: sizes differ from those of levels[0]");
-    node_of.push_back(
-        detail::node_of_sequence(levels[l], l, num_seqs, l == 0 ? std::vector<Index>{} : node_of.back()));
-    for (std::size_t seq = 0; seq < static_cast<std::size_t>(num_seqs); ++seq)
-      begin[l + 1][seq] = begin[l][seq] + kv.retained(node_of[l][seq]).end;
+    const auto node_of = memory.node_of(l), parent_of = l == 0 ? std::span<Index>{} : memory.node_of(l - 1);
+    detail::find_nodes(levels[l], l, num_seqs, parent_of, node_of);
+    for (std::size_t seq = 0; seq < node_of.size(); ++seq)
+      memory.begin(l + 1)[seq] =
+          checked_add(memory.begin(l)[seq], detail::checked_retained(kv, node_of[seq]).end, "cascade");
   }
+  const auto ends = memory.begin(levels.size());
 
+  AttentionExtent extent{
+      .num_seqs = num_seqs, .num_q_heads = heads.num_q_heads, .in_double = std::is_same_v<Acc, double>};
+  for (Index seq = 0; seq < num_seqs; ++seq) {
+    extent.most_q_tokens = std::max(extent.most_q_tokens, queries.tokens(seq));
+    extent.most_kv_tokens = std::max(extent.most_kv_tokens, ends[static_cast<std::size_t>(seq)]);
+  }
   // Before anything is asked of them: a mask with a table would look past its end.
   for (Index seq = 0; seq < num_seqs; ++seq) {
-    const Index total = begin.back()[static_cast<std::size_t>(seq)];
-    detail::check_extent({num_seqs,
-                          heads.num_q_heads,
-                          {total - queries.tokens(seq), total},
-                          {0, total},
-                          std::is_same_v<Acc, double>},
-                         mask, score, extras.sinks);
+    const Index total = ends[static_cast<std::size_t>(seq)];
+    extent.q = {total - queries.tokens(seq), total};
+    extent.kv = {0, total};
+    detail::check_extent(extent, mask, score, extras.sinks);
   }
   if (num_seqs == 0) return;
 
-  const Index num_rows = queries.q.tokens * heads.num_q_heads,
-              stride = round_up(first.value_dim(), simd::padding);
-  const Index state_bytes = checked_mul(checked_mul(num_rows, stride + 2, "cascade"), sizeof(Acc), "cascade");
-  const auto memory = allocate_aligned<Acc>(static_cast<std::size_t>(std::max<Index>(state_bytes, 1)));
   detail::CarriedState<Acc> carried;
-  carried.rows = {memory.get(), memory.get() + num_rows * stride, memory.get() + num_rows * (stride + 1)};
-  Workspace own;
-  Workspace& workspace = options.workspace == nullptr ? own : *options.workspace;
+  carried.rows = memory.rows;
   decltype(auto) runner = as_executor(executor);
 
   for (std::size_t l = 0; l < levels.size(); ++l) {
     const View& kv = levels[l].kv;
     const bool last = l + 1 == levels.size();
+    const auto node_of = memory.node_of(l), begin = memory.begin(l);
     carried.resume = l > 0;
     carried.keep = !last;
     const auto member_queries = [&](Index seq) {
       const std::size_t i = static_cast<std::size_t>(seq);
-      auto s = rows.sequence(seq, begin.back()[i] - queries.tokens(seq) - begin[l][i]);
-      s.position_shift = begin[l][i];
+      auto s = rows.sequence(seq, ends[i] - queries.tokens(seq) - begin[i]);
+      s.position_shift = begin[i];
       return s;
     };
     bool shared = !last && !scores_differ && !varies_by_head(mask);
@@ -170,7 +205,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       const Range positions = {s.first_position + s.position_shift,
                                s.first_position + s.position_shift + s.tokens};
       const Range keys =
-          detail::shifted(kv.retained(node_of[l][static_cast<std::size_t>(seq)]), s.position_shift);
+          detail::shifted(kv.retained(node_of[static_cast<std::size_t>(seq)]), s.position_shift);
       shared = positions.empty() || keys.empty() ||
                mask_for(mask, seq, 0, positions.begin).coverage(positions, keys) == Coverage::full;
     }
@@ -187,7 +222,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       call.carried = carried;
       detail::attend(runner, call, workspace);
     } else {
-      const detail::MemberView<View> view{kv, node_of[l]};
+      const detail::MemberView<View> view{kv, node_of};
       detail::Attention<detail::MemberView<View>, std::remove_cvref_t<decltype(mask)>,
                         std::remove_cvref_t<decltype(score)>, decltype(member_queries)>
           call{view, member_queries, num_seqs, heads, mask, score, scale};

@@ -68,13 +68,13 @@ class Chunk {
       : head_dim_(head_dim),
         value_dim_(value_dim),
         value_stride_(round_up(value_dim, simd::padding)),
-        view_scratch_bytes_(round_up(view_scratch_bytes, 64)),
+        view_scratch_bytes_(scratch_stride(view_scratch_bytes)),
         pieces_(arena.take<Piece<T>>(chunk_keys)),
         keys_(arena.take<Acc>(chunk_keys * round_up(head_dim, 2) + simd::padding)),
         values_(arena.take<Acc>(chunk_keys * value_stride_)),
         clean_(arena.take<Acc>((tile_keys + 2) * value_stride_)),
         gathered_(arena.take<T>(tile_keys * (head_dim + value_dim))),
-        view_scratch_(arena.take<std::byte>(chunk_tiles * view_scratch_bytes_)) {}
+        view_scratch_(arena.take<std::byte>(checked_mul(chunk_tiles, view_scratch_bytes_, "workspace"))) {}
 
   /// Empties the chunk and places it: the first piece of each of its tiles is not there yet.
   void begin(Index chunk) {
@@ -109,7 +109,8 @@ class Chunk {
     }
     while (!want.empty()) {
       const KVTile<T> tile = view.tile(seq, kv_head, want, scratch);
-      const Index size = std::min(tile.size, want.size());
+      check_tile(tile, want, value_dim_);
+      const Index size = tile.size;
       const bool token_major = tile.layout == TileLayout::token_major;
       for (Index j = 0; token_major && j < size; ++j) {
         prefetch(tile.k + j * tile.k_stride, static_cast<std::size_t>(head_dim_) * sizeof(T));
@@ -179,6 +180,12 @@ class Chunk {
   // whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
   // pass.
   static constexpr Index copy_rows = 24;
+
+  static Index scratch_stride(Index view_scratch_bytes) {
+    GQA_CHECK(view_scratch_bytes >= 0, std::invalid_argument,
+              "scratch_bytes is " << view_scratch_bytes << ", expected at least 0");
+    return round_down(checked_add(view_scratch_bytes, 63, "scratch_bytes"), 64);
+  }
 
   /// Copies `size` keys and values behind those there already, as token-major rows.
   void gather(const KVTile<T>& tile, Index there, Index size) {

@@ -156,13 +156,6 @@ inline void check_offsets_of(const AttentionOptions& options, Index num_seqs) {
                                   << " sequences");
 }
 
-/// Throws std::invalid_argument for positions that no mask can meet.
-inline void check_retained(Range r, Index seq) {
-  GQA_CHECK(0 <= r.begin && r.begin <= r.end && r.end <= max_position, std::invalid_argument,
-            "kv: the view retains positions " << r.begin << " to " << r.end << " of sequence " << seq
-                                              << ", expected a range within 0 to " << max_position);
-}
-
 /// Checks a call and passes it to `use`.
 template <Index H, Index G, class TQ, KVView View, class TO, class Use, class E,
           class Acc = Accumulator<typename View::Scalar>>
@@ -180,7 +173,7 @@ auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& 
 
     const AttentionOptions& options = extras.options;
     check_offsets_of(options, q.num_seqs());
-    for (Index seq = 0; seq < view.num_seqs(); ++seq) check_retained(view.retained(seq), seq);
+    for (Index seq = 0; seq < view.num_seqs(); ++seq) checked_retained(view, seq);
     const auto queries = [&](Index seq) {
       return rows.sequence(seq, first_position(options, seq, q.tokens(seq), view.retained(seq).end));
     };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include "gqa/core/memory.hpp"
 #include "gqa/core/shape.hpp"
@@ -20,26 +21,47 @@ class Workspace {
 
   /// What it holds after reserve(size).
   Index bytes_with(Index size) const {
-    return std::max(capacity_, size) + static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
-                                                          plan_.splits.capacity() * sizeof(Split));
+    return std::max(own_.capacity, size) + between_.capacity +
+           static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
+                              plan_.splits.capacity() * sizeof(Split));
   }
 
   /// At least `size` bytes, aligned to 64; what was there before is lost. Throws std::bad_alloc.
-  std::byte* reserve(Index size) {
-    if (size > capacity_) {
-      memory_.reset();
-      capacity_ = 0;
-      memory_ = allocate_aligned<std::byte>(static_cast<std::size_t>(size));
-      capacity_ = size;
-    }
-    return memory_.get();
-  }
+  std::byte* reserve(Index size) { return own_.reserve(size); }
+
+  /// The same, of memory that reserve() leaves alone: for what is made of several calls, as a cascade is.
+  std::byte* reserve_between_calls(Index size) { return between_.reserve(size); }
 
   Plan& plan() { return plan_; }
 
  private:
-  AlignedArray<std::byte> memory_;
-  Index capacity_ = 0;
+  struct Memory {
+    AlignedArray<std::byte> bytes;
+    Index capacity = 0;
+
+    Memory() = default;
+    Memory(Memory&& other) noexcept { swap(other); }
+    Memory& operator=(Memory&& other) noexcept {
+      Memory(std::move(other)).swap(*this);
+      return *this;
+    }
+    void swap(Memory& other) noexcept {
+      std::swap(bytes, other.bytes);
+      std::swap(capacity, other.capacity);
+    }
+
+    std::byte* reserve(Index size) {
+      if (size > capacity) {
+        bytes.reset();
+        capacity = 0;
+        bytes = allocate_aligned<std::byte>(static_cast<std::size_t>(size));
+        capacity = size;
+      }
+      return bytes.get();
+    }
+  };
+
+  Memory own_, between_;
   Plan plan_;
 };
 

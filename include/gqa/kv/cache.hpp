@@ -109,7 +109,11 @@ class KVCache {
         : state_(std::move(state)), layer_(layer), epoch_(state_->view_epoch) {}
 
     void check() const {
-      GQA_CHECK(epoch_ == state_->view_epoch, std::invalid_argument,
+      if (epoch_ != state_->view_epoch) [[unlikely]]
+        refuse();
+    }
+    [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
+      GQA_CHECK(false, std::invalid_argument,
                 "view: the cache was " << (state_->view_epoch == 0 ? "destroyed" : "cleared")
                                        << " after the view of layer " << layer_ << " was taken");
     }

@@ -70,9 +70,9 @@ class KVList {
   }
 
   Index num_seqs() const { return static_cast<Index>(views_.size()); }
-  Index num_kv_heads() const { return views_.front().num_kv_heads(); }
-  Index head_dim() const { return views_.front().head_dim(); }
-  Index value_dim() const { return views_.front().value_dim(); }
+  Index num_kv_heads() const { return first().num_kv_heads(); }
+  Index head_dim() const { return first().head_dim(); }
+  Index value_dim() const { return first().value_dim(); }
   Index scratch_bytes() const {
     Index most = 0;
     for (const View& v : views_) most = std::max<Index>(most, v.scratch_bytes());
@@ -84,6 +84,10 @@ class KVList {
   }
 
  private:
+  const View& first() const {
+    GQA_CHECK(!views_.empty(), std::invalid_argument, "KVList: the list was moved from");
+    return views_.front();
+  }
   const View& at(Index seq) const { return views_[static_cast<std::size_t>(seq)]; }
 
   std::vector<View> views_;

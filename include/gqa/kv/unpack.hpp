@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <type_traits>
 
@@ -19,7 +20,6 @@ class RowConverter {
   /// Throws std::invalid_argument where isa() does.
   RowConverter() : from_(simd::convert_kernels<From>(isa())), to_(simd::convert_kernels<To>(isa())) {}
 
-  /// At most `most` elements.
   void operator()(const From* x, Index n, To* y) const {
     if constexpr (std::is_same_v<From, To>) {
       std::copy_n(x, n, y);
@@ -28,77 +28,90 @@ class RowConverter {
     } else if constexpr (std::is_same_v<To, float>) {
       from_.widen(x, n, 1, y);
     } else {
+      constexpr Index most = 64;
       float wide[most];
-      from_.widen(x, n, 1, wide);
-      to_.narrow(wide, n, 1, y);
-      // Outputs of attention have no negative zeros, so narrow() makes none.
-      for (Index i = 0; i < n; ++i)
-        if (wide[i] == 0) y[i] = static_cast<To>(wide[i]);
+      for (Index begin = 0; begin < n; begin += most) {
+        const Index count = std::min(most, n - begin);
+        from_.widen(x + begin, count, 1, wide);
+        to_.narrow(wide, count, 1, y + begin);
+        // Outputs of attention have no negative zeros, so narrow() makes none.
+        for (Index i = 0; i < count; ++i)
+          if (wide[i] == 0) y[begin + i] = static_cast<To>(wide[i]);
+      }
     }
   }
-  static constexpr Index most = 64;
 
  private:
   simd::ConvertKernels<From> from_;
   simd::ConvertKernels<To> to_;
 };
 
-/// Tokens [first, first + size) of a packed tile.
-template <Scalar T>
-struct PackedRows {
-  KVTile<T> tile;
-  Index first;
-  Index size;
+/// Rows of the caller's, as many elements apart.
+template <class To>
+struct OutputRows {
+  To* data;
+  Index stride;
+};
 
-  /// Dims [begin, begin + count) of all keys, to rows `stride` apart. A line of 16 dims at a time: what the
-  /// next tokens need of the tile is then in the first-level cache.
-  void keys(Index begin, Index count, T* rows, Index stride) const {
-    constexpr Index line = 16;
-    Index d = 0;
-    for (; d + line * E <= count; d += line * E)
-      for (Index t = 0; t < size; ++t)
-        for (Index i = 0; i < line; ++i) move(key(t, begin + d + i * E), rows + t * stride + d + i * E);
-    for (Index t = 0; t < size; ++t) {
-      Index e = d;
-      for (; e + E <= count; e += E) move(key(t, begin + e), rows + t * stride + e);
-      if (e < count) rows[t * stride + e] = *key(t, begin + e);
+/// Reads tokens [first, first + size) of packed tiles.
+template <Scalar T>
+class TileReader {
+ public:
+  /// Throws std::invalid_argument where isa() does.
+  TileReader() : kernels_(simd::kernels<T>(isa())) {}
+
+  /// The keys: the way back is the transposition that packed them, with dims for tokens.
+  template <Scalar To>
+  void keys(const KVTile<T>& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
+            const RowConverter<T, To>& convert) {
+    for (Index d = 0; d < dim; d += block_dims) {
+      const Index n = std::min(block_dims, dim - d), groups = ceil_div(n, E);
+      const T* from = tile.k + d / E * tile.k_stride + first * E;
+      if constexpr (std::is_same_v<T, Accumulator<T>>)
+        kernels_.transpose_keys(from, tile.k_stride, groups, size, groups, block_);
+      else
+        kernels_.transpose_stored(from, tile.k_stride, groups, size * E, groups, block_);
+      for (Index t = 0; t < size; ++t) convert(block_ + t * block_dims, n, rows.data + t * rows.stride + d);
     }
   }
 
-  void values(Index begin, Index count, T* rows, Index stride) const {
+  template <Scalar To>
+  void values(const KVTile<T>& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
+              const RowConverter<T, To>& convert) {
     for (Index t = 0; t < size; ++t) {
-      const Index j = first + t;
-      const T* from = tile.v + j / E * tile.v_stride + begin * E + j % E;
-      for (Index c = 0; c < count; ++c) rows[t * stride + c] = from[c * E];
+      const T* from = tile.v + (first + t) / E * tile.v_stride;
+      To* to = rows.data + t * rows.stride;
+      if constexpr (E == 1) {
+        convert(from, dim, to);
+      } else {
+        for (Index c = 0; c < dim; c += block_dims) {
+          const Index n = std::min(block_dims, dim - c);
+          take_half(from + c * E, (first + t) % E, n);
+          convert(block_, n, to + c);
+        }
+      }
     }
   }
 
  private:
   static constexpr Index E = element_group<T>;
+  static constexpr Index block_dims = tile_keys * E;
 
-  const T* key(Index t, Index d) const { return tile.k + d / E * tile.k_stride + (first + t) * E; }
-  /// A group of dims, as one.
-  static void move(const T* from, T* to) {
-    std::memcpy(static_cast<void*>(to), static_cast<const void*>(from), E * sizeof(T));
-  }
-};
-
-/// Copies rows of `dim` elements of T, which `unpack(begin, count, rows, stride)` gives, to rows of To.
-template <Scalar T, Scalar To, class Unpack>
-void read_rows(Index size, Index dim, To* rows, Index stride, const RowConverter<T, To>& convert,
-               Unpack unpack) {
-  if constexpr (std::is_same_v<T, To>) {
-    unpack(0, dim, rows, stride);
-  } else {
-    constexpr Index dims = RowConverter<T, To>::most;
-    T block[tile_keys * dims];
-    for (Index d = 0; d < dim; d += dims) {
-      const Index n = std::min(dims, dim - d);
-      unpack(d, n, block, dims);
-      for (Index t = 0; t < size; ++t) convert(block + t * dims, n, rows + t * stride + d);
+  /// Each first or second of n pairs. Pairs are padded to whole vectors.
+  void take_half(const T* pairs, Index half, Index n) {
+    for (Index c = 0; c < n; c += simd::padding) {
+      Pairs both;
+      std::memcpy(&both, static_cast<const void*>(pairs + c * E), sizeof both);
+      const auto one = __builtin_convertvector(both >> static_cast<std::uint32_t>(16 * half), Halves);
+      std::memcpy(static_cast<void*>(block_ + c), &one, sizeof one);
     }
   }
-}
+  using Pairs [[gnu::vector_size(4 * simd::padding)]] = std::uint32_t;
+  using Halves [[gnu::vector_size(2 * simd::padding)]] = std::uint16_t;
+
+  simd::Kernels<T> kernels_;
+  T block_[tile_keys * block_dims];
+};
 
 /// Copies the tokens at `positions` to k and v, as many tokens x heads x dims. `tile_at(head, want)` is a
 /// packed tile, all of `want`.
@@ -106,15 +119,14 @@ template <Scalar T, class TileAt, Scalar TK, Scalar TV>
 void read_tokens(Range positions, TileAt&& tile_at, const TensorView<TK>& k, const TensorView<TV>& v) {
   const RowConverter<T, TK> to_k;
   const RowConverter<T, TV> to_v;
+  TileReader<T> read;
   for (Index begin = positions.begin; begin < positions.end;) {
-    const Index first = begin % tile_keys;
-    const Index size = std::min(tile_keys - first, positions.end - begin), token = begin - positions.begin;
+    const Index first = begin % tile_keys, token = begin - positions.begin;
+    const Index size = std::min(tile_keys - first, positions.end - begin);
     for (Index head = 0; head < k.heads; ++head) {
-      const PackedRows<T> rows{tile_at(head, Range{begin - first, begin + size}), first, size};
-      read_rows(size, k.dim, k.at(0, token, head), k.token_stride, to_k,
-                [&](auto... to) { rows.keys(to...); });
-      read_rows(size, v.dim, v.at(0, token, head), v.token_stride, to_v,
-                [&](auto... to) { rows.values(to...); });
+      const KVTile<T> tile = tile_at(head, Range{begin - first, begin + size});
+      read.keys(tile, first, size, k.dim, OutputRows<TK>{k.at(0, token, head), k.token_stride}, to_k);
+      read.values(tile, first, size, v.dim, OutputRows<TV>{v.at(0, token, head), v.token_stride}, to_v);
     }
     begin += size;
   }

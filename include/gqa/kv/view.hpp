@@ -5,6 +5,7 @@
 
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
+#include "gqa/score/mask_concept.hpp"
 #include "gqa/simd/product.hpp"
 
 namespace gqa {
@@ -56,5 +57,44 @@ concept KVView = requires(const V& view, Index i, Range want, void* scratch) {
   { view.tile(i, i, want, scratch) } -> std::same_as<KVTile<typename V::Scalar>>;
   { view.scratch_bytes() } -> std::convertible_to<Index>;
 };
+
+namespace detail {
+
+/// What a view retains of a sequence. Throws std::invalid_argument where that cannot be.
+template <KVView View>
+Range checked_retained(const View& view, Index seq) {
+  const Range kv = view.retained(seq);
+  GQA_CHECK(0 <= kv.begin && kv.begin <= kv.end && kv.end <= max_position, std::invalid_argument,
+            "retained: positions " << kv.begin << " to " << kv.end << " of sequence " << seq
+                                   << ", expected a range within 0 to " << max_position);
+  return kv;
+}
+
+/// Says what is wrong with a tile. Takes copies: whatever a call refers to has to stand in memory.
+template <Scalar T>
+[[noreturn, gnu::noinline, gnu::cold]] void refuse_tile(KVTile<T> tile, Range want) {
+  GQA_CHECK(tile.size > 0 && tile.size <= want.size(), std::invalid_argument,
+            "tile: size is " << tile.size << ", expected 1 to " << want.size() << " for the positions "
+                             << want.begin << " to " << want.end);
+  GQA_CHECK(tile.k != nullptr && tile.v != nullptr, std::invalid_argument,
+            "tile: " << (tile.k == nullptr ? "k" : "v") << " is null, expected the " << tile.size
+                     << " positions from " << want.begin << " on");
+  GQA_CHECK(false, std::invalid_argument,
+            "tile: packed from position " << want.begin << " on, expected a multiple of " << simd::padding
+                                          << "; return a longer tile before it, or token_major ones");
+}
+
+/// Once a tile: a view is often the user's, and what it returns is followed without another look. Throws
+/// std::invalid_argument naming what it returned.
+template <Scalar T>
+void check_tile(KVTile<T> tile, Range want, Index value_dim) {
+  const bool sized = tile.size > 0 && tile.size <= want.size();
+  const bool there = tile.k != nullptr && (tile.v != nullptr || value_dim == 0);
+  const bool aligned = tile.layout == TileLayout::token_major || want.begin % simd::padding == 0;
+  if (!sized || !there || !aligned) [[unlikely]]
+    refuse_tile(tile, want);
+}
+
+}  // namespace detail
 
 }  // namespace gqa
