@@ -107,8 +107,8 @@ void check_extents(const Call& call) {
                          .in_double = std::is_same_v<typename Call::Acc, double>};
   if constexpr (requires { call.view.padded_tokens(); }) extent.most_kv_tokens = call.view.padded_tokens();
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
-    extent.most_q_tokens = std::max(extent.most_q_tokens, call.queries(seq).tokens);
     extent.most_kv_tokens = std::max(extent.most_kv_tokens, checked_retained(call.view, seq).end);
+    extent.most_q_tokens = std::max(extent.most_q_tokens, call.queries(seq).tokens);
   }
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
     const auto queries = call.queries(seq);

@@ -173,7 +173,6 @@ auto with_call(const QueryBatch<TQ>& q, const View& view, const TensorView<TO>& 
 
     const AttentionOptions& options = extras.options;
     check_offsets_of(options, q.num_seqs());
-    for (Index seq = 0; seq < view.num_seqs(); ++seq) checked_retained(view, seq);
     const auto queries = [&](Index seq) {
       return rows.sequence(seq, first_position(options, seq, q.tokens(seq), view.retained(seq).end));
     };
