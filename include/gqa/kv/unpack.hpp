@@ -110,7 +110,7 @@ class TileReader {
   using Halves [[gnu::vector_size(2 * simd::padding)]] = std::uint16_t;
 
   simd::Kernels<T> kernels_;
-  T block_[tile_keys * block_dims];
+  T block_[static_cast<std::size_t>(tile_keys * block_dims)];
 };
 
 /// Copies the tokens at `positions` to k and v, as many tokens x heads x dims. `tile_at(head, want)` is a

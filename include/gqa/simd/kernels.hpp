@@ -21,7 +21,8 @@
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+#pragma GCC diagnostic ignored "-Wpsabi"            // vectors are passed between inlined functions only
+#pragma GCC diagnostic ignored "-Wsign-conversion"  // arrays of registers and lanes are counted by int
 #endif
 
 // GCC optimises the kernels whatever the command line says: a build without a type is fast too, and -O0, -Og
