@@ -35,7 +35,6 @@ class MappedFile {
     if (file < 0) fail(errno, name);
     struct ::stat status {};
     int error = ::fstat(file, &status) == 0 ? 0 : errno;
-    if (error == 0 && S_ISDIR(status.st_mode)) error = EISDIR;
     // A device may have no end; what the user connects to standard input is the user's to end.
     if (error == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) && !standard_input) error = EINVAL;
     if (error == 0) {

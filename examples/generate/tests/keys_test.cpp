@@ -205,16 +205,16 @@ TEST(Keys, ThoseThatChangeNothingAsTheyAreMaySayNothingElse) {
     const char* name;
     float off;
   };
-  for (const auto& [name, off] :
+  for (const Key& key :
        {Key{"llama.expert_count", 0}, Key{"llama.expert_used_count", 0}, Key{"llama.expert_shared_count", 0},
         Key{"llama.attention.max_alibi_bias", 0}, Key{"llama.attention.scale", 0},
         Key{"llama.attn_logit_softcapping", 0}, Key{"llama.final_logit_softcapping", 0},
         Key{"llama.logit_scale", 1}, Key{"llama.residual_scale", 1}, Key{"llama.embedding_scale", 1},
         Key{"llama.nextn_predict_layers", 0}, Key{"llama.pooling_type", 0},
         Key{"llama.rope.scaling.alpha", 0}, Key{"llama.rope.scaling.yarn_log_multiplier", 0}}) {
-    EXPECT_EQ(error_of([&](auto& w) { w.real(name, off); }), "no error") << name;
-    expect_refused([&](auto& w) { w.real(name, 7); }, std::string(name) + " is not supported but as");
-    expect_refused([&](auto& w) { w.text(name, "7"); }, name);
+    EXPECT_EQ(error_of([&](auto& w) { w.real(key.name, key.off); }), "no error") << key.name;
+    expect_refused([&](auto& w) { w.real(key.name, 7); }, std::string(key.name) + " is not supported but as");
+    expect_refused([&](auto& w) { w.text(key.name, "7"); }, key.name);
   }
   const auto extrapolated = [](float factor) {
     return error_of([&](auto& w) {
@@ -225,13 +225,13 @@ TEST(Keys, ThoseThatChangeNothingAsTheyAreMaySayNothingElse) {
   EXPECT_EQ(extrapolated(1), "no error");
   EXPECT_EQ(extrapolated(7),
             "the hyper-parameter llama.rope.scaling.yarn_ext_factor is not supported but as 1");
-  for (const auto& [name, off] :
+  for (const auto& key :
        {std::pair("llama.use_parallel_residual", false), std::pair("llama.attention.causal", true),
         std::pair("tokenizer.ggml.add_eos_token", false), std::pair("tokenizer.ggml.add_sep_token", false),
         std::pair("tokenizer.ggml.remove_extra_whitespaces", false)}) {
-    EXPECT_EQ(error_of([&](auto& w) { w.boolean(name, off); }), "no error") << name;
-    expect_refused([&](auto& w) { w.boolean(name, !off); },
-                   std::string(name) + " is not supported but as " + (off ? "true" : "false"));
+    EXPECT_EQ(error_of([&](auto& w) { w.boolean(key.first, key.second); }), "no error") << key.first;
+    expect_refused([&](auto& w) { w.boolean(key.first, !key.second); },
+                   std::string(key.first) + " is not supported but as " + (key.second ? "true" : "false"));
   }
 }
 
