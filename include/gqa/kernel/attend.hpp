@@ -53,8 +53,8 @@ PlanSizes plan_call(const Call& call, Index num_threads, Plan& plan) {
           const Range q = {queries.first_position, queries.first_position + queries.tokens};
           using PlannedMask = GroupMask<typename Call::MaskType>;
           typename PlannedMask::Memory memory;
-          const PlannedMask mask(call.mask, call.heads, seq, 0, queries.first_position, queries.position_shift,
-                          &memory);
+          const PlannedMask mask(call.mask, call.heads, seq, 0, queries.first_position,
+                                 queries.position_shift, &memory);
           kv = intersect(kv, mask.bounds(q));
         }
         return PlanSequence{queries.tokens, kv};
