@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A mask refers to its tensor, and a temporary's memory is gone before attention reads it. A map or view of memory
-// that somebody else owns may be a temporary.
+// A mask refers to its tensor, and a temporary's memory is gone before attention reads it. A map or view may
+// be a temporary: its memory is somebody else's.
 // error: deleted function.*tensor_mask
 #include <gqa/score/mask.hpp>
 

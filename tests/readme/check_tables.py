@@ -55,8 +55,8 @@ int main() {
 """
 
 # What these offer is for those who write masks and score functions, or helps another header.
-MACHINERY = {"bitmap", "compose", "extent", "interval_mask", "mask", "mask_concept", "score_chain", "score_mod",
-             "score_mod_concept", "score_tensor"}
+MACHINERY = {"bitmap", "compose", "extent", "interval_mask", "mask", "mask_concept", "mask_ref", "score_chain",
+             "score_mod", "score_mod_concept", "score_tensor"}
 HELPERS = {"alibi_slopes", "as_mask"}
 
 

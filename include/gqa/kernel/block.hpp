@@ -24,7 +24,7 @@ class GroupMask {
 
  public:
   /// What it needs for `num_heads` heads, at a multiple of 64.
-  static constexpr Index bytes(Index num_heads) {
+  static Index bytes(Index num_heads) {
     return direct ? 0 : checked_mul(num_heads, sizeof(Bound), "workspace");
   }
   /// The memory of a mask that does not tell heads apart.

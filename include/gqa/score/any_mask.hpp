@@ -19,10 +19,74 @@ class AnyMask {
  public:
   class Plane;
 
+ private:
+  /// A mask of positions, whatever it is.
+  struct Positions {
+    virtual ~Positions() = default;
+    virtual bool visible(Index q_pos, Index kv_pos) const = 0;
+    virtual Coverage coverage(Range q, Range kv) const = 0;
+    virtual Range bounds(Range q) const = 0;
+    virtual std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const = 0;
+    virtual void copy_to(Plane& plane) const = 0;
+  };
+  template <PositionMask M>
+  struct PositionsOf;
+
+ public:
+  /// The mask of one sequence and head: one that the AnyMask holds, or one made for them, which lies in the
+  /// plane's own memory unless it is uncommonly large.
+  class Plane {
+   public:
+    Plane(const Plane& other) {
+      if (other.place_ == Place::elsewhere)
+        mask_ = other.mask_;
+      else
+        other.mask_->copy_to(*this);
+    }
+    Plane& operator=(const Plane&) = delete;
+    ~Plane() {
+      if (place_ == Place::here) mask_->~Positions();
+      if (place_ == Place::heap) delete mask_;
+    }
+
+    bool operator()(Index q_pos, Index kv_pos) const { return mask_->visible(q_pos, kv_pos); }
+    Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
+    Range bounds(Range q) const { return mask_->bounds(q); }
+    std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
+      return mask_->bits(q_pos, kv_begin, count);
+    }
+
+   private:
+    friend class AnyMask;
+
+    Plane() = default;  // filled by its maker
+    explicit Plane(const Positions& held) : mask_(&held) {}
+
+    /// Keeps what `bind()` returns, without a copy.
+    template <PositionMask Bound, class Bind>
+    void keep(Bind bind) {
+      using Kept = PositionsOf<Bound>;
+      if constexpr (sizeof(Kept) <= sizeof memory_ && alignof(Kept) <= alignof(std::max_align_t)) {
+        mask_ = ::new (static_cast<void*>(memory_)) Kept(bind);
+        place_ = Place::here;
+      } else {
+        mask_ = new Kept(bind);
+        place_ = Place::heap;
+      }
+    }
+
+    // Several tensors and windows together fit.
+    alignas(std::max_align_t) std::byte memory_[256];
+    const Positions* mask_ = nullptr;
+    enum class Place { elsewhere, here, heap } place_ = Place::elsewhere;
+  };
+
   template <class M>
   requires(!std::same_as<M, AnyMask> && MaskLike<M>) AnyMask(M mask);  // NOLINT: converts on purpose
 
-  Plane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const;
+  Plane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const {
+    return mask_->at(seq, q_head, first_query);
+  }
   bool varies_by_head() const { return mask_->by_head; }
   bool varies_by_seq() const { return mask_->by_seq; }
   /// Whether all its planes are one: a mask of positions, or made of such.
@@ -37,69 +101,10 @@ class AnyMask {
     virtual void check(const AttentionExtent& extent) const = 0;
     bool by_head, by_seq, fixed;
   };
-  /// A mask of positions, whatever it is.
-  struct Positions {
-    virtual ~Positions() = default;
-    virtual bool visible(Index q_pos, Index kv_pos) const = 0;
-    virtual Coverage coverage(Range q, Range kv) const = 0;
-    virtual Range bounds(Range q) const = 0;
-    virtual std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const = 0;
-    virtual void copy_to(Plane& plane) const = 0;
-  };
-  template <PositionMask M>
-  struct PositionsOf;
   template <Mask M>
   struct Model;
 
   std::shared_ptr<const Interface> mask_;
-};
-
-/// The mask of one sequence and head: one that the AnyMask holds, or one made for them, which lies in the
-/// plane's own memory unless it is uncommonly large.
-class AnyMask::Plane {
- public:
-  Plane(const Plane& other) {
-    if (other.place_ == Place::elsewhere)
-      mask_ = other.mask_;
-    else
-      other.mask_->copy_to(*this);
-  }
-  Plane& operator=(const Plane&) = delete;
-  ~Plane() {
-    if (place_ == Place::here) mask_->~Positions();
-    if (place_ == Place::heap) delete mask_;
-  }
-
-  bool operator()(Index q_pos, Index kv_pos) const { return mask_->visible(q_pos, kv_pos); }
-  Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
-  Range bounds(Range q) const { return mask_->bounds(q); }
-  std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
-    return mask_->bits(q_pos, kv_begin, count);
-  }
-
- private:
-  friend class AnyMask;
-
-  Plane() = default;  // filled by its maker
-  explicit Plane(const Positions& held) : mask_(&held) {}
-
-  /// Keeps what `bind()` returns, without a copy.
-  template <PositionMask Bound, class Bind>
-  void keep(Bind bind) {
-    using Kept = PositionsOf<Bound>;
-    if constexpr (sizeof(Kept) <= sizeof memory_ && alignof(Kept) <= alignof(std::max_align_t)) {
-      mask_ = ::new (static_cast<void*>(memory_)) Kept(bind);
-      place_ = Place::here;
-    } else {
-      mask_ = new Kept(bind);
-      place_ = Place::heap;
-    }
-  }
-
-  // Several tensors and windows together fit.
-  alignas(std::max_align_t) std::byte memory_[256];
-  const Positions* mask_ = nullptr;
-  enum class Place { elsewhere, here, heap } place_ = Place::elsewhere;
 };
 
 template <PositionMask M>
@@ -149,9 +154,5 @@ struct AnyMask::Model final : Interface {
 template <class M>
 requires(!std::same_as<M, AnyMask> && MaskLike<M>) AnyMask::AnyMask(M mask)
     : mask_(std::make_shared<const Model<MaskOf<M>>>(as_mask(std::move(mask)))) {}
-
-inline AnyMask::Plane AnyMask::at(Index seq, Index q_head, std::optional<Index> first_query) const {
-  return mask_->at(seq, q_head, first_query);
-}
 
 }  // namespace gqa

@@ -171,14 +171,12 @@ auto as_score_tensor(const Tensor& tensor, std::optional<Index> first_q_position
   }
 }
 
-/// A tensor that owns its memory, as opposed to a map or view of it: of a temporary, nothing would be left to
-/// refer to.
+/// A tensor that owns its memory and so can be resized, as opposed to a map or view: of a temporary, nothing
+/// would be left to refer to.
 template <class X>
-inline constexpr bool owns_scores = false;
-template <class T, int Rank, int Options, class I>
-inline constexpr bool owns_scores<Eigen::Tensor<T, Rank, Options, I>> = true;
-template <class X>
-concept OwnsScores = owns_scores<std::remove_cv_t<X>>;
+concept OwnsScores = eigen_tensor<std::remove_cv_t<X>>::value && requires(std::remove_cv_t<X>& x) {
+  x.resize(x.dimensions());
+};
 
 }  // namespace detail
 
