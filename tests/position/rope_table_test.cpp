@@ -38,6 +38,10 @@ TYPED_TEST(RopeTableOf, GivesTheBitsOfRope) {
       rope.apply(TensorView<T>(expected.data(), tokens, heads, dim), first);
       table.apply(TensorView<T>(actual.data(), tokens, heads, dim), first);
       EXPECT_EQ(actual, expected) << first;
+      const std::vector<Index> jumps{first, 119, 90, first, 101};  // looked up in the table
+      rope.apply(TensorView<T>(expected.data(), tokens, heads, dim), jumps);
+      table.apply(TensorView<T>(actual.data(), tokens, heads, dim), jumps);
+      EXPECT_EQ(actual, expected) << first;
     }
     // Ragged: two sequences at positions of their own, then both at the same.
     const std::vector<Index> own{3, 1000, 7, 8, 9, 131072, 0, 1, 2, 2}, shared{4, 2, 0, 2, 4};
