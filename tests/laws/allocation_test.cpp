@@ -164,5 +164,22 @@ TEST_F(Allocations, MasksOfSequencesAndHeads) {
   expect_none("sinks", SinkLogits({1, 2, 3, 4}), list);
 }
 
+TEST_F(Allocations, WeightsAllocateTheirResultAlone) {
+  const Sizes sizes{5, 1500, 4, 2, 40};
+  const AttentionCase<float> c(sizes, 3);
+  Eigen::Tensor<float, 2, Eigen::RowMajor> lse(5, 4);
+  Workspace workspace;
+  const AttentionOptions options{.workspace = &workspace};
+  const WeightRows all;
+  const auto look = [&] {
+    return attention_weights(c.q_view(), c.k_view(), c.v_view(), all, causal(), options, lse_into(lse));
+  };
+  look();
+  EXPECT_EQ(allocations_of(look), 1);
+  const auto measure = [&] { workspace_bytes(c.q_view(), c.k_view(), c.v_view(), causal(), options); };
+  measure();
+  EXPECT_EQ(allocations_of(measure), 0);
+}
+
 }  // namespace
 }  // namespace gqa

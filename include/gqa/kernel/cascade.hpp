@@ -212,10 +212,9 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
     if (shared) {
       const auto node_queries = [&](Index node) {
         const Range members = levels[l].members(node);
-        auto s = rows.sequence(std::min(members.begin, num_seqs - 1), 0);
-        s.tokens = 0;
-        for (Index seq = members.begin; seq < members.end; ++seq) s.tokens += queries.tokens(seq);
-        return s;
+        Index tokens = 0;
+        for (Index seq = members.begin; seq < members.end; ++seq) tokens += queries.tokens(seq);
+        return rows.sequences(std::min(members.begin, num_seqs - 1), tokens, 0);
       };
       detail::Attention<View, Window, ScoreChain<>, decltype(node_queries)> call{
           kv, node_queries, kv.num_seqs(), heads, detail::everything, detail::no_score, scale};

@@ -64,12 +64,16 @@ struct Rows {
   RowsView<Acc> lse;
 
   SequenceQueries<TQ, TO, Acc> sequence(Index seq, Index first_position) const {
+    return sequences(seq, q.tokens(seq), first_position);
+  }
+  /// `tokens` of them from the first of a sequence on, also those of the sequences behind it.
+  SequenceQueries<TQ, TO, Acc> sequences(Index seq, Index tokens, Index first_position) const {
     const Index batch = q.batch(seq), token = q.token(seq);
     SequenceQueries<TQ, TO, Acc> s;
-    s.tokens = q.tokens(seq);
+    s.tokens = tokens;
     s.first_position = first_position;
     s.first_row = batch * q.q.tokens + token;
-    if (s.tokens == 0) return s;  // there may be no memory to point to
+    if (tokens == 0) return s;  // there may be no memory to point to
     s.q = q.q.at(batch, token, 0);
     s.q_token_stride = q.q.token_stride;
     s.q_head_stride = q.q.head_stride;
