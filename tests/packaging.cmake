@@ -49,6 +49,9 @@ add_test(NAME flags/errors COMMAND ${python} flags/check_errors.py "${CMAKE_CXX_
 add_library(gqa_flags_macros OBJECT flags/macros.cpp)
 target_link_libraries(gqa_flags_macros PRIVATE gqa::gqa gqa_warnings)
 target_compile_options(gqa_flags_macros PRIVATE -O0)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(gqa_flags_macros PRIVATE -Wsign-conversion)
+endif()
 
 # Parts of a program compiled with different flags: the linker keeps one copy of each inline function for all, the
 # first it sees, so that each order runs other code.

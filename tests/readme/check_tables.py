@@ -22,6 +22,13 @@ Eigen::Tensor<float, 3, Eigen::RowMajor> q(n, H, D), k(n, G, D), v(n, G, D), out
 Eigen::Tensor<bool, 3, Eigen::RowMajor> allowed(1, n, n);
 Eigen::Tensor<float, 2, Eigen::RowMajor> lse(n, H), cos_table(n, D / 2), sin_table(n, D / 2);
 const float* const data = q.data();
+Eigen::Tensor<float, 4, Eigen::RowMajor> q4(1, H, n, D), k4(1, G, n, D), v4(1, G, n, D), out4(1, H, n, D);
+Eigen::Tensor<float, 3, Eigen::RowMajor> lse3(1, H, n);
+Eigen::MatrixXf q_matrix(H * D, n), k_matrix(G * D, n), v_matrix(G * D, n), out_matrix(H * D, n);
+std::vector<Eigen::MatrixXf> q_heads(H, Eigen::MatrixXf(D, n)), k_heads(G, Eigen::MatrixXf(D, n)), v_heads = k_heads,
+    out_heads = q_heads;
+Eigen::Tensor<float, 4, Eigen::RowMajor> queries(2, 1, H, D), keys(2, n, G, D), values(2, n, G, D);
+const std::vector<Index> lengths{30, n}, q_offsets{29, n - 1};
 const std::vector<Index> offsets{0, 40, n};
 const std::vector<int> ids(n, 3);
 const std::vector<Index> parents(n - 30, -1);
@@ -45,6 +52,10 @@ KVCache<float> filled(Index tokens) {
 """
 MAIN = """
 int main() {
+  for (auto* x : {&q4, &k4, &v4, &queries, &keys, &values}) x->setRandom();
+  for (auto* x : {&q_matrix, &k_matrix, &v_matrix}) x->setRandom();
+  for (auto* heads : {&q_heads, &k_heads, &v_heads})
+    for (auto& x : *heads) x.setRandom();
   q.setRandom(), k.setRandom(), v.setRandom(), bias.setRandom(), allowed.setConstant(true), cos_table.setRandom(), sin_table.setRandom();
   const KVCache<float> a = filled(40), b = filled(60);
   const KVList<View> system_prompt({a.layer(0)}), tails({a.layer(0), b.layer(0)});

@@ -21,9 +21,9 @@ auto heads_first(Tensor&& tensor) {
       view.data, {view.batch, view.heads, view.tokens, view.dim},
       {view.batch_stride, view.head_stride, view.token_stride});
 }
-template <TensorLike TemporaryTensor>
-requires detail::TemporaryThatOwnsItsMemory<TemporaryTensor>
-void heads_first(TemporaryTensor&&) = delete;
+template <TensorLike Tensor>
+requires detail::TemporaryTensor<Tensor>
+void heads_first(Tensor&&) = delete;
 
 /// The same for the log-sum-exp, heads x tokens or batch x heads x tokens: `lse_into(heads_first_rows(lse))`.
 template <class Tensor>
@@ -33,8 +33,8 @@ auto heads_first_rows(Tensor&& tensor) {
   std::swap(rows.token_stride, rows.head_stride);
   return rows;
 }
-template <detail::TemporaryThatOwnsItsMemory TemporaryTensor>
-void heads_first_rows(TemporaryTensor&&) = delete;
+template <detail::TemporaryTensor Tensor>
+void heads_first_rows(Tensor&&) = delete;
 
 namespace detail {
 

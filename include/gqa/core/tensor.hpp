@@ -103,14 +103,12 @@ template <class T, int Rank, int Options, class I>
 struct eigen_tensor<Eigen::Tensor<T, Rank, Options, I>> : std::true_type {
   static constexpr int rank = Rank;
   static constexpr bool row_major = (Options & Eigen::RowMajor) != 0;
-  static constexpr bool owns_memory = true;
   using scalar = T;
 };
 
 template <class Plain, int Options, template <class> class MakePointer>
 struct eigen_tensor<Eigen::TensorMap<Plain, Options, MakePointer>>
     : eigen_tensor<std::remove_const_t<Plain>> {
-  static constexpr bool owns_memory = false;
   using scalar =
       std::conditional_t<std::is_const_v<Plain>, const typename Plain::Scalar, typename Plain::Scalar>;
 };
@@ -124,20 +122,14 @@ inline constexpr bool owns_memory<Eigen::Tensor<T, Rank, Options, I>> = true;
 template <class X>
 concept EigenTensorExpression = std::derived_from<X, Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>>;
 
-/// As a forwarding reference's argument: what is gone, with its memory, at the end of the statement.
+/// A tensor that is gone, with its memory, at the end of the statement. (X is what X&& deduces.)
 template <class X>
-concept TemporaryThatOwnsItsMemory = !std::is_lvalue_reference_v<X> && owns_memory<std::remove_cvref_t<X>>;
+concept TemporaryTensor = !std::is_lvalue_reference_v<X> && owns_memory<std::remove_cvref_t<X>>;
 
 template <class X>
 struct tensor_view : std::false_type {};
 template <class T>
 struct tensor_view<TensorView<T>> : std::true_type {};
-
-/// An Eigen tensor that is gone, with its memory, at the end of the statement. (X is what X&& deduces.)
-template <class X>
-concept TemporaryTensor = !std::is_reference_v<X> && requires {
-  requires eigen_tensor<std::remove_const_t<X>>::owns_memory;
-};
 
 }  // namespace detail
 
@@ -180,7 +172,7 @@ concept ScalarTensor = TensorLike<X> && detail::has_tensor_rank<std::remove_cvre
 /// One that results can be written to, and that is there afterwards.
 template <class X>
 concept OutputLike = ScalarTensor<X> && !std::is_const_v<typename detail::tensor_element<X>::type> &&
-                     !detail::TemporaryThatOwnsItsMemory<X>;
+                     !detail::TemporaryTensor<X>;
 
 /// The view of a tensor: rank 3 is tokens x heads x dim, rank 4 batch x tokens
 /// x heads x dim. A column-major tensor lists the same dimensions in reverse,
@@ -219,6 +211,8 @@ using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<
 /// A packed tensor that owns its memory, as the library returns them.
 template <class T>
 using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
+template <class T>
+using Tensor4 = Eigen::Tensor<T, 4, Eigen::RowMajor>;
 
 /// Memory with one value a query row, read as batch x tokens x heads.
 template <class T>

@@ -39,8 +39,8 @@ auto lse_into(Tensor&& tensor) {
   static_assert(!std::is_const_v<T>, "gqa: lse is const, and is to be written");
   return LseOutput<T>{rows};
 }
-template <detail::TemporaryThatOwnsItsMemory TemporaryTensor>
-void lse_into(TemporaryTensor&&) = delete;
+template <detail::TemporaryTensor Tensor>
+void lse_into(Tensor&&) = delete;
 
 namespace detail {
 

@@ -109,8 +109,8 @@ void find_nodes(const Level& level, std::size_t index, Index num_seqs, std::span
 /// unshared keys, and elsewhere the same up to rounding. (As in FlashInfer's cascade inference, Ye et al.
 /// 2024.)
 ///
-/// Unlike in attention(), sums of values must fit in their accumulator: n keys need |v| below its largest
-/// number / n.
+/// Unlike in attention(), sums of values over the levels before the last must fit in their accumulator: n
+/// keys need |v| below its largest number / n.
 ///
 /// Extras are those of attention() except q_offset. Throws std::invalid_argument, also for levels that do not
 /// nest.

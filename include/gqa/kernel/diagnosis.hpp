@@ -105,7 +105,7 @@ constexpr Fault tensor_fault() {
   } else if constexpr (KVLike<A>) {
     return Fault::keys;
   } else if constexpr (ScalarTensor<A>) {
-    return TemporaryThatOwnsItsMemory<A> ? Fault::temporary : Fault::constant;
+    return TemporaryTensor<A> ? Fault::temporary : Fault::constant;
   } else if constexpr (TensorLike<A>) {
     return has_tensor_rank<Plain> ? Fault::scalar : Fault::rank;
   } else if constexpr (EigenMatrix<Plain>) {

@@ -199,8 +199,8 @@ inline namespace GQA_EIGEN_MEMORY {
 /// computed like any other. Throws as attention() does.
 template <class W = float, Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q,
           KVLike KV, detail::Extras... X>
-Eigen::Tensor<W, 4, Eigen::RowMajor> attention_scores(E&& executor, const Q& q, const KV& kv,
-                                                      ScoresAfter after, const X&... arguments) {
+Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter after,
+                            const X&... arguments) {
   static_assert(std::is_same_v<W, float> || std::is_same_v<W, double>, "gqa: scores are float or double");
   const auto extras = detail::extras_of(arguments...);
   static_assert(!std::remove_cvref_t<decltype(extras)>::has_lse,
@@ -224,8 +224,7 @@ Eigen::Tensor<W, 4, Eigen::RowMajor> attention_scores(E&& executor, const Q& q, 
     const Index rows = checked_mul(checked_mul(call.num_seqs, call.heads.num_q_heads, "scores"),
                                    output.num_tokens, "scores");
     checked_mul(checked_mul(rows, output.num_keys, "scores"), sizeof(W), "scores");
-    Eigen::Tensor<W, 4, Eigen::RowMajor> scores(call.num_seqs, call.heads.num_q_heads, output.num_tokens,
-                                                output.num_keys);
+    Tensor4<W> scores(call.num_seqs, call.heads.num_q_heads, output.num_tokens, output.num_keys);
     scores.setConstant(after == ScoresAfter::softmax ? W{0} : -std::numeric_limits<W>::infinity());
     output.data = scores.data();
     Workspace own;

@@ -126,8 +126,8 @@ template <class W = float, Index H = Dynamic, Index G = Dynamic, detail::RowsLik
 Tensor3<W> attention_weights(const Q& q, const KV& kv, const WeightRows& which, const X&... arguments) {
   static_assert(std::is_same_v<W, float> || std::is_same_v<W, double>, "gqa: weights are float or double");
   const auto extras = detail::extras_of(arguments...);
-  const auto view = as_kv_view(kv);
-  using Acc = Accumulator<typename decltype(view)::Scalar>;
+  decltype(auto) view = as_kv_view(kv);
+  using Acc = Accumulator<typename std::remove_cvref_t<decltype(view)>::Scalar>;
   const auto lse = detail::lse_rows<Acc>(extras);
   const auto queries = detail::as_queries(q);
   using TQ = std::remove_const_t<std::remove_pointer_t<decltype(queries.q.data)>>;

@@ -121,7 +121,7 @@ TensorMask tensor_mask(const Tensor& tensor, std::optional<Index> first_q_positi
 }
 
 /// A temporary's memory would be gone before it is read: keep the tensor in a variable.
-template <detail::OwnsScores Tensor>
+template <detail::TemporaryTensor Tensor>
 TensorMask tensor_mask(const Tensor&& temporary, std::optional<Index> first_q_position = {}) = delete;
 
 }  // namespace gqa

@@ -171,13 +171,6 @@ auto as_score_tensor(const Tensor& tensor, std::optional<Index> first_q_position
   }
 }
 
-/// A tensor that owns its memory and so can be resized, as opposed to a map or view: of a temporary, nothing
-/// would be left to refer to.
-template <class X>
-concept OwnsScores = eigen_tensor<std::remove_cv_t<X>>::value && requires(std::remove_cv_t<X>& x) {
-  x.resize(x.dimensions());
-};
-
 }  // namespace detail
 
 }  // namespace gqa

@@ -62,7 +62,7 @@ auto tensor_bias(const Tensor& tensor, std::optional<Index> first_q_position = {
 }
 
 /// A temporary's memory would be gone before it is read: keep the tensor in a variable.
-template <detail::OwnsScores Tensor>
+template <detail::TemporaryTensor Tensor>
 auto tensor_bias(const Tensor&& temporary, std::optional<Index> first_q_position = {}) = delete;
 
 }  // namespace gqa
