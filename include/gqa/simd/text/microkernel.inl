@@ -36,6 +36,9 @@ struct Widening {
     }
   }
   static GQA_INLINE Sum multiply(Sum c, const A* a, int part, Sum b) { return c + a[part] * b; }
+  static GQA_INLINE Sum multiply_alone(Sum c, const A* a, int part, Sum b) {
+    return multiply_add(splat<Acc>(a[part]), b, c);
+  }
 };
 
 #if GQA_SIMD_LEVEL >= 3
@@ -53,6 +56,9 @@ struct PairDot {
     __builtin_memcpy(&pair, a, sizeof pair);
     return bits_as<F32>(_mm512_dpbf16_ps(bits_as<__m512>(c), bits_as<__m512bh>(_mm512_set1_epi32(pair)),
                                          bits_as<__m512bh>(b)));
+  }
+  static GQA_INLINE F32 multiply_alone(F32 c, const bfloat16* a, int part, F32 b) {
+    return multiply(c, a, part, b);
   }
 };
 #endif
@@ -112,7 +118,10 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
       for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j)
-          sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + k, part, row[j]);
+          if constexpr (Rows * Vectors == 1)  // see multiply_add
+            sum[i][j] = Format::multiply_alone(sum[i][j], a + i * a_stride + k, part, row[j]);
+          else
+            sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + k, part, row[j]);
     }
     b += b_stride;
     if constexpr (Prefetch) ahead += streaming.step;

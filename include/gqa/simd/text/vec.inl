@@ -81,6 +81,25 @@ GQA_INLINE V max_of(V a, V b) {
 #endif
 }
 
+/// c + a * b, rounded once where the set has FMA, whatever the command line tunes for: GCC takes a sum that a
+/// loop carries apart for some processors (AMD's), unless the loop has several of them.
+template <class V>
+GQA_INLINE V multiply_add(V a, V b, V c) {
+#if GQA_SIMD_LEVEL >= 2
+  if constexpr (sizeof(a[0]) == 4)
+    return bits_as<V>(_mm512_fmadd_ps(bits_as<__m512>(a), bits_as<__m512>(b), bits_as<__m512>(c)));
+  else
+    return bits_as<V>(_mm512_fmadd_pd(bits_as<__m512d>(a), bits_as<__m512d>(b), bits_as<__m512d>(c)));
+#elif GQA_SIMD_LEVEL == 1
+  if constexpr (sizeof(a[0]) == 4)
+    return bits_as<V>(_mm256_fmadd_ps(bits_as<__m256>(a), bits_as<__m256>(b), bits_as<__m256>(c)));
+  else
+    return bits_as<V>(_mm256_fmadd_pd(bits_as<__m256d>(a), bits_as<__m256d>(b), bits_as<__m256d>(c)));
+#else
+  return c + a * b;
+#endif
+}
+
 // ---- 16-bit floats. One vector of Acc lanes is read from, or written to, memory of any scalar type. ----
 
 GQA_INLINE F32 bf16_to_f32(U16 x) { return bits_as<F32>(__builtin_convertvector(x, U32) << 16); }
