@@ -20,16 +20,18 @@ namespace gqa {
 /// as those of heads_first(tensor) and heads_of(matrix, H); q, k and v may be ragged(tensor, offsets),
 /// sequences of different lengths. In place of k and v any KVView, a KVList of one for each sequence, or a
 /// KVCache of one layer. MHA is G = H and MQA is G = 1. H and G may be given as template arguments, which are
-/// checked against the tensors. After the tensors, in any order, each optional and at most once: a mask, a
-/// score function, SinkLogits, a HeadGrouping, lse_into(tensor), AttentionOptions. Before them, optionally,
-/// what to run on: an Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the calling thread otherwise.
+/// checked against the tensors. Sequences of a padded batch have lengths: padded(k, v, lengths). After the
+/// tensors, in any order, each optional and at most once: a mask, a score function, SinkLogits, a
+/// HeadGrouping, lse_into(tensor), AttentionOptions. Before them, optionally, what to run on: an
+/// Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the calling thread otherwise.
 ///
 /// The last query sits on the last key (bottom-right, as in ONNX Attention and FlashAttention) unless
 /// q_offset is given. A row that may see nothing gives 0 and lse -inf. Outputs do not depend, in any bit, on
 /// the executor, the batch, how the tokens are cut into calls, or whether keys come from tensors or a cache.
-/// Sums are taken in float, or double for double. What is read is widened exactly; out is rounded once, to
-/// the nearest, ties to even, to infinity where it overflows, and a NaN stays one. Where the processor
-/// multiplies bf16 and q, k and v hold it, weights are rounded to bf16 too before they multiply values.
+/// Sums are taken in float, or double for double; those of 2^24 values (2^60 in double) do not overflow,
+/// whatever the values. What is read is widened exactly; out is rounded once, to the nearest, ties to even,
+/// to infinity where it overflows, and a NaN stays one. Where the processor multiplies bf16 and q, k and v
+/// hold it, weights are rounded to bf16 too before they multiply values.
 ///
 /// out may be q itself, the same memory, strides and element type: a row is written after it has been read
 /// for the last time. Otherwise out and lse share no memory with each other or with q, k and v.

@@ -9,20 +9,13 @@
 
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
+#include "support/message_of.hpp"
 #include "support/sanitizers.hpp"
 
 namespace gqa {
 namespace {
 
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
+using test::message_of;
 
 class BadInput : public ::testing::Test {
  protected:

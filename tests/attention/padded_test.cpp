@@ -7,9 +7,12 @@
 
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
+#include "support/message_of.hpp"
 
 namespace gqa {
 namespace {
+
+using test::message_of;
 
 constexpr std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -124,16 +127,6 @@ TYPED_TEST(Padded, MasksAndBiasesWhoseRowsFollowEachSequencesQueries) {
   if constexpr (std::is_same_v<T, float>)
     this->expect_alone(
         kv, n, false, [&](Index b) { return tensor_bias(biases(b)); }, no_options);
-}
-
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(PaddedKV, RefusesWhatDoesNotFit) {

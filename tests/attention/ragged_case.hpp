@@ -8,6 +8,7 @@
 #include "gqa/core/ragged.hpp"
 #include "gqa/kernel/arguments.hpp"
 #include "gqa/kv/ragged.hpp"
+#include "support/message_of.hpp"
 
 namespace gqa::test {
 
@@ -81,16 +82,5 @@ struct RaggedCase {
   Sizes sizes_;
   std::vector<T> q_, k_, v_;
 };
-
-/// What a call throws, or "nothing thrown".
-template <class E = std::invalid_argument, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
 
 }  // namespace gqa::test

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranges, checked sizes and heads.
 #include "gqa/core/shape.hpp"
+#include "support/message_of.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,19 +11,10 @@
 namespace gqa {
 namespace {
 
+using test::message_of;
+
 constexpr Index largest = std::numeric_limits<Index>::max();
 constexpr Index smallest = std::numeric_limits<Index>::min();
-
-/// What an exception of type E says when `f` runs; empty where it throws nothing.
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST(Range, SizeEmptyContains) {
   constexpr Range r = {3, 7};

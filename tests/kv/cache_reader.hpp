@@ -5,6 +5,7 @@
 #include <string>
 
 #include "gqa/kv/view.hpp"
+#include "support/message_of.hpp"
 
 namespace gqa::test {
 
@@ -42,16 +43,5 @@ class Token {
   KVTile<T> tile_;
   Index j_ = 0;
 };
-
-/// What an exception of type E says when `f` runs; "nothing thrown" where it throws nothing.
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "nothing thrown";
-}
 
 }  // namespace gqa::test

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace {
@@ -17,6 +18,7 @@ using gqa::Index;
 using gqa::NormWeights;
 using gqa::QKNorm;
 using gqa::TensorView;
+using gqa::test::message_of;
 using gqa::test::random_values;
 
 template <class T>
@@ -144,16 +146,6 @@ TEST(QKNorm, StridesBatchesAndTensorKinds) {
           ASSERT_EQ(view.at(b, t, h)[d], d < dim ? expected[static_cast<std::size_t>(at(b, t, h) + d)] : -7);
 
   norm.apply(TensorView<float>(nullptr, 0, 4, dim));
-}
-
-template <class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(QKNorm, RefusesWhatIsWrongAndChangesNothing) {

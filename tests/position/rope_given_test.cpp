@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gqa/position/rope_table.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace {
@@ -17,6 +18,7 @@ using gqa::Rope;
 using gqa::RopeLayout;
 using gqa::RopeTable;
 using gqa::TensorView;
+using gqa::test::message_of;
 using gqa::test::random_values;
 
 template <class T>
@@ -131,16 +133,6 @@ TEST(RopeGiven, FrequencyZeroLeavesAPairAsItIs) {
   EXPECT_EQ(
       rotated(RopeTable<float>({.layout = RopeLayout::half, .head_dim = 4}, cos, sin), {1, 1e-30f, 3, -4}),
       (std::vector<float>{-3, 1e-30f, 1, -4}));
-}
-
-template <class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(RopeGiven, RefusesWhatDoesNotFit) {

@@ -9,12 +9,14 @@
 #include <vector>
 
 #include "rope_reference.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace {
 
 using gqa::Index;
 using gqa::RopeScaling;
+using gqa::test::message_of;
 
 constexpr long double two_pi = 6.283185307179586476925286766559005768L;
 
@@ -27,16 +29,6 @@ void expect_close(const std::vector<double>& actual, const std::vector<double>& 
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i)
     EXPECT_NEAR(actual[i] / expected[i], 1, relative) << "pair " << i;
-}
-
-template <class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(RopeScaling, NoneIsTheTrainedGeometricSeries) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gqa/position/rope_table.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace {
@@ -17,6 +18,7 @@ using gqa::RopeLayout;
 using gqa::RopeScaling;
 using gqa::RopeTable;
 using gqa::TensorView;
+using gqa::test::message_of;
 using gqa::test::random_values;
 
 template <class T>
@@ -70,16 +72,6 @@ TEST(RopeTable, FollowsADecodeWithoutNewMemory) {
     table.apply(TensorView<float>(actual.data(), 1, 2, 16), position);
     EXPECT_EQ(actual, expected);
   }
-}
-
-template <class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(RopeTable, RefusesPositionsItDoesNotHold) {

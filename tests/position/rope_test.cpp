@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gqa/position/rope_table.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace {
@@ -21,6 +22,7 @@ using gqa::RopeConfig;
 using gqa::RopeLayout;
 using gqa::RopeScaling;
 using gqa::TensorView;
+using gqa::test::message_of;
 using gqa::test::random_values;
 
 constexpr RopeLayout layouts[] = {RopeLayout::half, RopeLayout::interleaved};
@@ -349,16 +351,6 @@ TEST(Rope, EmptyTensorsAreLegal) {
   rope.apply(TensorView<float>(nullptr, 4, 0, 8), 5);
   rope.apply(TensorView<float>(nullptr, 0, 4, 2, 8), 5);
   rope.apply(TensorView<float>(nullptr, 0, 4, 8), std::vector<Index>{});
-}
-
-template <class F>
-std::string message_of(F&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(Rope, DefaultsAreTheOriginalRotation) {

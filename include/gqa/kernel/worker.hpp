@@ -415,7 +415,7 @@ class Worker {
     const bool again = one_ != Acc{1};
     if (!again) note_overflows(state, item.q.size() * group, first_row);
     for (Index row = 0; row < item.q.size() * group; ++row) {
-      if (again && !overflowed_[first_row + row]) continue;
+      if (overflowed_[first_row + row] != again) continue;
       const Index token = item.q.begin + row / group, q_head = call_.heads.q_head(item.kv_head, row % group);
       Acc* o = state.o + row * o_stride_;
       if (call_.sinks != nullptr) {
@@ -436,9 +436,9 @@ class Worker {
         convert.narrow(mean_of(o, sum), call_.view.value_dim(), Acc{1}, out);
       else
         convert.narrow(o, call_.view.value_dim(), Acc{1} / sum, out);
-      if (queries.lse != nullptr && !again)
+      if (queries.lse != nullptr)
         queries.lse[token * queries.lse_token_stride + q_head * queries.lse_head_stride] =
-            lse_of(state.max[row], sum);
+            lse_of(state.max[row], sum / one_);
     }
   }
 
