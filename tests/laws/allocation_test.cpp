@@ -125,26 +125,20 @@ TYPED_TEST(AllocationsOf, ACallNoLargerThanOneBefore) {
   EXPECT_EQ(run(large), 0);
 }
 
-/// Masks of every kind: what they are for a sequence and head lies in the workspace.
+/// What a mask is for a sequence and head lies in the workspace.
 TEST_F(Allocations, MasksOfSequencesAndHeads) {
   const Index B = 2, H = 4, G = 2, n = 700, D = 16;
   Eigen::Tensor<float, 4, Eigen::RowMajor> q(B, 9, H, D), k(B, n, G, D), v(B, n, G, D), out(B, 9, H, D);
   q.setRandom(), k.setRandom(), v.setRandom();
   Eigen::Tensor<bool, 4, Eigen::RowMajor> allowed(B, H, 9, n);
   for (Index i = 0; i < allowed.size(); ++i) allowed.data()[i] = i % 3 != 0;
-  Eigen::Tensor<float, 2, Eigen::RowMajor> bias(9, n);
-  bias.setRandom();
-  const std::vector<double> slopes(4, 0.1);
   Workspace workspace;
   const AttentionOptions options{.workspace = &workspace};
   Eigen::ThreadPool pool(2);
   const auto expect_none = [&](const char* what, const auto&... extras) {
-    const auto serial = [&] { attention(q, k, v, out, options, extras...); };
-    const auto on_pool = [&] { attention(pool, q, k, v, out, options, extras...); };
-    serial();
-    on_pool();
-    EXPECT_EQ(allocations_of(serial), 0) << what;
-    EXPECT_EQ(allocations_of(on_pool), 0) << what << " on a pool";
+    const auto call = [&] { attention(pool, q, k, v, out, options, extras...); };
+    call();
+    EXPECT_EQ(allocations_of(call), 0) << what;
   };
   const auto tensor = tensor_mask(allowed);
   const auto list = per_head({causal(), tensor, sinks(3) | sliding_window(90), AnyMask(tensor & dilated(2))});
@@ -152,16 +146,10 @@ TEST_F(Allocations, MasksOfSequencesAndHeads) {
   expect_none("tensor", tensor);
   expect_none("composition", causal() & ((!tensor) | sinks(2)));
   expect_none("list", list);
-  expect_none("function", function);
   expect_none("compositions of heads", list | (function & tensor));
-  expect_none("any", AnyMask(causal() & sliding_window(50)));
   expect_none("any of a tensor", AnyMask(causal() & tensor));
   expect_none("any of any", AnyMask(AnyMask(causal()) & AnyMask(dilated(3))));
   expect_none("any of heads", AnyMask(list));
-  expect_none("document", causal() & document(std::vector<int>(700, 1)));
-  expect_none("scores", alibi(slopes) | soft_cap(20) | tensor_bias(bias) | llama4_temperature(), tensor);
-  expect_none("any score", AnyScoreMod(relative_bias({}, std::vector<float>(32 * 4), 4)), function);
-  expect_none("sinks", SinkLogits({1, 2, 3, 4}), list);
 }
 
 TEST_F(Allocations, WeightsAllocateTheirResultAlone) {
