@@ -159,12 +159,21 @@ bool all_finite(const T* packed, Index stride, Index rows, Index columns) {
   using Acc = Accumulator<T>;
   using Format = Widening<T>;
   constexpr Index L = lanes<Acc>;
-  // x * 0 is 0 for a finite x and NaN for any other, and a NaN survives every sum.
-  Vec<Acc> sum{};
-  for (Index r = 0; r < rows; r += Format::group)
-    for (Index j = 0; j < columns; j += L)
+  // x * 0 is 0 for a finite x and NaN for any other, and a NaN survives every sum. One sum would be all
+  // latency.
+  constexpr int sums = 4;
+  Vec<Acc> sum[sums] = {};
+  const auto add = [&](const T* from, int into) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-      for (int part = 0; part < Format::parts; ++part)
-        sum += Format::load(packed + r / Format::group * stride + j * Format::group, part) * Acc{0};
-  return sum_lanes<Acc>(sum) == Acc{0};
+    for (int part = 0; part < Format::parts; ++part) sum[into] += Format::load(from, part) * Acc{0};
+  };
+  for (Index r = 0; r < rows; r += Format::group) {
+    const T* row = packed + r / Format::group * stride;
+    Index j = 0;
+    for (; j + sums * L <= columns; j += sums * L)
+#pragma GCC unroll 4
+      for (int u = 0; u < sums; ++u) add(row + (j + u * L) * Format::group, u);
+    for (; j < columns; j += L) add(row + j * Format::group, 0);
+  }
+  return sum_lanes<Acc>((sum[0] + sum[1]) + (sum[2] + sum[3])) == Acc{0};
 }
