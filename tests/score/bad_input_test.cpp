@@ -6,22 +6,13 @@
 
 #include "gqa/score/mask.hpp"
 #include "gqa/score/score_mod.hpp"
+#include "score/expect_refused.hpp"
 #include "support/random.hpp"
 
 namespace gqa {
 namespace {
 
-/// Runs f and expects std::invalid_argument with all the words in its message.
-template <class F>
-void expect_refused(F f, std::initializer_list<const char*> words) {
-  try {
-    f();
-    ADD_FAILURE() << "accepted, expected an error about " << *words.begin();
-  } catch (const std::invalid_argument& error) {
-    for (const char* word : words)
-      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
-  }
-}
+using test::expect_refused;
 
 TEST(BadMask, Windows) {
   expect_refused([] { sliding_window(0); }, {"sliding_window", "W is 0"});

@@ -9,28 +9,17 @@
 #include <string>
 
 #include "gqa/attention.hpp"
+#include "score/expect_refused.hpp"
 #include "support/attention_case.hpp"
 
 namespace gqa {
 namespace {
 
 using test::AttentionCase;
+using test::expect_refused;
 using test::Sizes;
 
 constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = HUGE_VAL;
-
-/// Runs f and expects std::invalid_argument with all the words in its message.
-template <class F>
-void expect_refused(F f, std::initializer_list<const char*> words) {
-  try {
-    f();
-    ADD_FAILURE() << "accepted, expected an error about " << *words.begin();
-  } catch (const std::invalid_argument& error) {
-    for (const char* word : words)
-      EXPECT_NE(std::string(error.what()).find(word), std::string::npos)
-          << error.what() << ", expected " << word;
-  }
-}
 
 /// Two sequences: 2 queries on 6 keys, 2 heads. What is refused leaves `out` as it was.
 template <class T>
