@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Block-sparse attention: does time follow the share of blocks that attend?
 #include <algorithm>
-#include <gqa/score/mask.hpp>
+#include <gqa/mask.hpp>
 #include <random>
 
 #include "attention_subject.hpp"

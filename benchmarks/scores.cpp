@@ -2,7 +2,7 @@
 // What score functions cost, beside attention without one.
 #include <array>
 #include <cmath>
-#include <gqa/score/score_mod.hpp>
+#include <gqa/score.hpp>
 #include <tuple>
 
 #include "attention_subject.hpp"

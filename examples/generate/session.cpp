@@ -8,8 +8,8 @@
 #include "gqa/attention.hpp"
 #include "gqa/core/error.hpp"
 #include "gqa/kv/cache.hpp"
+#include "gqa/mask.hpp"
 #include "gqa/position/rope_table.hpp"
-#include "gqa/score/mask.hpp"
 #include "linear.hpp"
 
 namespace generate {

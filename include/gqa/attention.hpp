@@ -6,6 +6,8 @@
 #include "gqa/kernel/run.hpp"
 #include "gqa/kernel/scores.hpp"
 #include "gqa/kernel/weights.hpp"
+#include "gqa/mask.hpp"
+#include "gqa/score.hpp"
 
 namespace gqa {
 

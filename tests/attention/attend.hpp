@@ -16,7 +16,7 @@
 #include "gqa/core/parallel.hpp"
 #include "gqa/kernel/workspace.hpp"
 #include "gqa/kv/cache.hpp"
-#include "gqa/score/window.hpp"
+#include "gqa/mask/window.hpp"
 #include "support/attention_case.hpp"
 #include "support/naive.hpp"
 

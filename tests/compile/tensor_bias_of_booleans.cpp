@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Booleans added to scores would raise what they allow by 1 and mask nothing.
 // error: a bias tensor holds numbers to add; booleans, true attends, are a tensor_mask
-#include <gqa/score/score_mod.hpp>
+#include <gqa/score.hpp>
 
 #ifdef BROKEN
 using Value = bool;

@@ -4,7 +4,7 @@
 // error: deleted function.*tensor_bias
 #include <utility>
 
-#include <gqa/score/score_mod.hpp>
+#include <gqa/score.hpp>
 
 using Numbers = Eigen::Tensor<float, 2>;
 

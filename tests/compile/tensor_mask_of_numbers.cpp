@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Numbers are not true or false: a float mask is a bias.
 // error: a mask tensor holds bool, true attends; numbers to add are a tensor_bias
-#include <gqa/score/mask.hpp>
+#include <gqa/mask.hpp>
 
 #ifdef BROKEN
 using Value = float;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rank 5 has a dimension that means nothing here.
 // error: a mask or bias tensor has rank 1 \(keys\), 2 \(queries x keys\), 3 \(heads x queries x keys\) or 4
-#include <gqa/score/mask.hpp>
+#include <gqa/mask.hpp>
 
 #ifdef BROKEN
 constexpr int rank = 5;

@@ -2,7 +2,7 @@
 // A mask refers to its tensor, and a temporary's memory is gone before attention reads it. A map or view may
 // be a temporary: its memory is somebody else's.
 // error: deleted function.*tensor_mask
-#include <gqa/score/mask.hpp>
+#include <gqa/mask.hpp>
 
 using Booleans = Eigen::Tensor<bool, 3, Eigen::RowMajor>;
 

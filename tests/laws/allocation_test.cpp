@@ -9,7 +9,7 @@
 
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
-#include "gqa/score/score_mod.hpp"
+#include "gqa/score.hpp"
 #include "laws/allocations.hpp"
 
 namespace gqa {

@@ -7,8 +7,8 @@ import re
 import sys
 
 # Lowest first. A header may include its own layer and those before it.
-LAYERS = ["core", "simd", "quant", "position", "score", "kv", "reference", "kernel", "attention.hpp", "layer",
-          "convert", "gqa.hpp"]
+LAYERS = ["core", "simd", "quant", "position", "mask", "score", "kv", "reference", "kernel", "explain.hpp", "mask.hpp",
+          "score.hpp", "attention.hpp", "layer", "convert", "gqa.hpp"]
 
 # The oracle and what it judges share no code.
 SEPARATE = {"reference": {"simd", "quant", "kernel"}, "simd": {"reference"}, "kernel": {"reference"},

@@ -5,9 +5,9 @@
 
 #include <limits>
 
-#include "score/mask_laws.hpp"
+#include "mask/mask_laws.hpp"
 
-#include "gqa/score/score_mod.hpp"
+#include "gqa/score.hpp"
 
 namespace gqa {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "gqa/score/mask.hpp"
-#include "gqa/score/score_mod.hpp"
+#include "gqa/mask.hpp"
+#include "gqa/score.hpp"
 #include "score/expect_refused.hpp"
 #include "support/random.hpp"
 

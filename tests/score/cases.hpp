@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "gqa/score/mask.hpp"
-#include "gqa/score/score_mod.hpp"
+#include "gqa/mask.hpp"
+#include "gqa/score.hpp"
 
 namespace gqa::test {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each score function against its formula written out again, in float and double, on rows of any length and
 // place.
-#include "gqa/score/score_mod.hpp"
+#include "gqa/score.hpp"
 
 #include <gtest/gtest.h>
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <stdexcept>
 
 #include "gqa/core/error.hpp"
@@ -14,6 +15,9 @@ using Index = std::ptrdiff_t;
 
 /// A size that is taken from the tensors at run time.
 inline constexpr Index Dynamic = -1;
+
+/// The largest position there may be. Far from the limits of Index, so that sums of two do not overflow.
+inline constexpr Index max_position = std::numeric_limits<Index>::max() / 4;
 
 /// Half-open range of positions, `[begin, end)`.
 struct Range {

@@ -10,7 +10,9 @@
 
 #include "gqa/kernel/call.hpp"
 #include "gqa/kernel/plan.hpp"
-#include "gqa/score/mask.hpp"
+#include "gqa/mask/mask_fn.hpp"
+#include "gqa/mask/mask_ref.hpp"
+#include "gqa/mask/window.hpp"
 
 namespace gqa::detail {
 

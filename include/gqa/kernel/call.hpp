@@ -6,12 +6,15 @@
 #include <limits>
 #include <type_traits>
 
+#include "gqa/core/head_grouping.hpp"
 #include "gqa/core/scalar.hpp"
-#include "gqa/kernel/heads.hpp"
 #include "gqa/kernel/workspace.hpp"
 #include "gqa/kv/view.hpp"
-#include "gqa/score/mask.hpp"
-#include "gqa/score/score_mod.hpp"
+#include "gqa/mask/mask_fn.hpp"
+#include "gqa/mask/mask_ref.hpp"
+#include "gqa/mask/window.hpp"
+#include "gqa/score/score_chain.hpp"
+#include "gqa/score/sink_logits.hpp"
 
 namespace gqa::detail {
 

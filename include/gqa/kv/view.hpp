@@ -5,7 +5,6 @@
 
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
-#include "gqa/score/mask_concept.hpp"
 #include "gqa/simd/product.hpp"
 
 namespace gqa {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gqa/core/rounded.hpp"
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 
 namespace gqa {

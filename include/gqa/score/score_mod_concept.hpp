@@ -4,7 +4,7 @@
 #include <optional>
 #include <span>
 
-#include "gqa/score/extent.hpp"
+#include "gqa/core/extent.hpp"
 
 namespace gqa {
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "gqa/score/extent.hpp"
+#include "gqa/core/extent.hpp"
 
 namespace gqa {
 

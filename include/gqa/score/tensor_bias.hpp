@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
+#include "gqa/mask/score_tensor.hpp"
 #include "gqa/score/score_mod_concept.hpp"
-#include "gqa/score/score_tensor.hpp"
 #include "gqa/simd/kernels.hpp"
 
 namespace gqa {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // &, | and ! of masks: sound on every block whatever is composed, exact where one side decides.
-#include "gqa/score/compose.hpp"
+#include "gqa/mask/compose.hpp"
 
 #include <gtest/gtest.h>
 
-#include "score/mask_laws.hpp"
+#include "mask/mask_laws.hpp"
 
 namespace gqa {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "gqa/score/interval_mask.hpp"
+#include "gqa/mask/interval_mask.hpp"
 
 namespace gqa {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "gqa/score/explain.hpp"
+#include "gqa/explain.hpp"
 
 #include <gtest/gtest.h>
 
-#include "gqa/score/mask.hpp"
+#include "gqa/mask.hpp"
 
 namespace gqa {
 namespace {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "gqa/score/interval_mask.hpp"
+#include "gqa/mask/interval_mask.hpp"
 
 namespace gqa {
 

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "gqa/attention.hpp"
-#include "score/mask_laws.hpp"
+#include "mask/mask_laws.hpp"
 #include "support/attention_case.hpp"
 
 namespace gqa {

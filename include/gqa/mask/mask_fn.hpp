@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 
 namespace gqa {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "gqa/kernel/heads.hpp"
+#include "gqa/core/head_grouping.hpp"
 
 #include <gtest/gtest.h>
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 
 namespace gqa::detail {
 

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "score/mask_laws.hpp"
+#include "mask/mask_laws.hpp"
 
 namespace gqa {
 namespace {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Each mask against its formula written out again: every block, every row, every bound.
-#include "gqa/score/mask.hpp"
+#include "gqa/mask.hpp"
 
 #include <gtest/gtest.h>
 
-#include "score/mask_laws.hpp"
+#include "mask/mask_laws.hpp"
 
 namespace gqa {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "gqa/score/window.hpp"
+#include "gqa/mask/window.hpp"
 
 namespace gqa {
 

@@ -4,8 +4,8 @@
 #include <memory>
 #include <span>
 
-#include "gqa/score/bitmap.hpp"
-#include "gqa/score/window.hpp"
+#include "gqa/mask/bitmap.hpp"
+#include "gqa/mask/window.hpp"
 
 namespace gqa {
 

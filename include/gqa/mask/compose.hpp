@@ -3,8 +3,8 @@
 
 #include <utility>
 
-#include "gqa/score/mask_fn.hpp"
-#include "gqa/score/mask_ref.hpp"
+#include "gqa/mask/mask_fn.hpp"
+#include "gqa/mask/mask_ref.hpp"
 
 namespace gqa {
 

@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
-#include <limits>
 #include <optional>
 
+#include "gqa/core/extent.hpp"
 #include "gqa/core/shape.hpp"
-#include "gqa/score/extent.hpp"
 
 namespace gqa {
 
@@ -49,9 +48,6 @@ concept BoundMask = !PositionMask<M> && requires(const M& m, Index index) {
 /// What attention takes as a mask.
 template <class M>
 concept Mask = PositionMask<M> || BoundMask<M>;
-
-/// The largest position a mask may meet. Far from the limits of Index, so that sums of two do not overflow.
-inline constexpr Index max_position = std::numeric_limits<Index>::max() / 4;
 
 /// Every key position.
 inline constexpr Range all_positions = {0, max_position};

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "gqa/score/any_mask.hpp"
+#include "gqa/mask/any_mask.hpp"
 
 namespace gqa {
 

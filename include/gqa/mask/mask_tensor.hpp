@@ -4,8 +4,8 @@
 #include <bit>
 #include <cstring>
 
-#include "gqa/score/mask_concept.hpp"
-#include "gqa/score/score_tensor.hpp"
+#include "gqa/mask/mask_concept.hpp"
+#include "gqa/mask/score_tensor.hpp"
 
 namespace gqa {
 

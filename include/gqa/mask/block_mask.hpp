@@ -5,7 +5,7 @@
 #include <memory>
 #include <span>
 
-#include "gqa/score/bitmap.hpp"
+#include "gqa/mask/bitmap.hpp"
 
 namespace gqa {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 
 namespace gqa {
 

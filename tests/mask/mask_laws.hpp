@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "gqa/score/mask.hpp"
+#include "gqa/mask.hpp"
 #include "support/random.hpp"
 
 namespace gqa::test {

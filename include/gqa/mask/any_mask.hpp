@@ -7,8 +7,8 @@
 #include <optional>
 #include <type_traits>
 
-#include "gqa/score/mask_fn.hpp"
-#include "gqa/score/mask_ref.hpp"
+#include "gqa/mask/mask_fn.hpp"
+#include "gqa/mask/mask_ref.hpp"
 
 namespace gqa {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 
 namespace gqa {
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "gqa/core/tensor.hpp"
-#include "gqa/score/mask_concept.hpp"
+#include "gqa/mask/mask_concept.hpp"
 
 namespace gqa {
 
