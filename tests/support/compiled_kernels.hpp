@@ -4,17 +4,6 @@
 
 #include <gqa/simd/kernels.hpp>
 
-namespace gqa::simd {
-
-extern template Kernels<float> kernels(Isa);
-extern template Kernels<double> kernels(Isa);
-extern template Kernels<half> kernels(Isa);
-extern template Kernels<bfloat16> kernels(Isa);
-extern template RowKernels<float> row_kernels(Isa);
-extern template RowKernels<double> row_kernels(Isa);
-extern template ConvertKernels<float> convert_kernels(Isa);
-extern template ConvertKernels<double> convert_kernels(Isa);
-extern template ConvertKernels<half> convert_kernels(Isa);
-extern template ConvertKernels<bfloat16> convert_kernels(Isa);
-
-}  // namespace gqa::simd
+#define GQA_EXTERN extern
+#include <gqa/simd/instantiate.inl>
+#undef GQA_EXTERN

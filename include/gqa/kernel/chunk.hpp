@@ -46,9 +46,9 @@ template <Scalar T>
 struct ProductKernels {
   using Acc = Accumulator<T>;
 
-  simd::Kernels<T> stored;
+  simd::Kernels<Accumulator<T>> stored;
   simd::Kernels<Acc> wide;
-  simd::ConvertKernels<T> convert;
+  simd::ConvertKernels<Accumulator<T>> convert;
   bool dot;  // queries and keys are bfloat16 and the processor multiplies them in pairs
 
   ProductKernels(Isa isa, bool queries_are_bf16)

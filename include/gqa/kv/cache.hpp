@@ -311,7 +311,7 @@ class KVCache {
 
   template <class TK, class TV>
   static void store(State& s, Index layer, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
-                    const simd::Kernels<T>& kernels) noexcept {
+                    const simd::Kernels<Accumulator<T>>& kernels) noexcept {
     Index& written = s.written[static_cast<std::size_t>(layer)];
     s.tokens.store(layer, positions, k, v, written, kernels);
     written = std::max(written, positions.end);

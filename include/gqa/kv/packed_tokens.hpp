@@ -84,7 +84,7 @@ class PackedTokens {
   /// values.
   template <class TK, class TV>
   void store(Index layer, Range positions, const TensorView<TK>& k, const TensorView<TV>& v, Index written,
-             const simd::Kernels<T>& kernels) noexcept {
+             const simd::Kernels<Accumulator<T>>& kernels) noexcept {
     for (Index head = 0; head < num_kv_heads_; ++head) {
       for (Index t = 0; t < positions.size();) {
         const Index position = positions.begin + t;
@@ -156,7 +156,7 @@ class PackedTokens {
   /// that pack a caller's rows; 0 where the elements are to be converted, or the bits of a neighbour kept.
   template <class TK, class TV>
   Index store_run(Index layer, Index head, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
-                  Index t, Index written, const simd::Kernels<T>& kernels) {
+                  Index t, Index written, const simd::Kernels<Accumulator<T>>& kernels) {
     if constexpr (std::is_same_v<std::remove_const_t<TK>, T> && std::is_same_v<std::remove_const_t<TV>, T>) {
       const Index j = positions.begin % tile_keys;
       Index n = std::min(tile_keys - j, positions.size());

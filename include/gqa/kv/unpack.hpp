@@ -42,8 +42,8 @@ class RowConverter {
   }
 
  private:
-  simd::ConvertKernels<From> from_;
-  simd::ConvertKernels<To> to_;
+  simd::ConvertKernels<Accumulator<From>> from_;
+  simd::ConvertKernels<Accumulator<To>> to_;
 };
 
 /// Rows of the caller's, as many elements apart.
@@ -109,7 +109,7 @@ class TileReader {
   using Pairs [[gnu::vector_size(4 * simd::padding)]] = std::uint32_t;
   using Halves [[gnu::vector_size(2 * simd::padding)]] = std::uint16_t;
 
-  simd::Kernels<T> kernels_;
+  simd::Kernels<Accumulator<T>> kernels_;
   T block_[static_cast<std::size_t>(tile_keys * block_dims)];
 };
 

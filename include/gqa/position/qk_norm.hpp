@@ -71,7 +71,7 @@ class QKNorm {
     if constexpr (std::is_same_v<T, Acc>) {
       for_each_head([&](T* head) { normalise(head); });
     } else {
-      const simd::ConvertKernels<T> convert = simd::convert_kernels<T>(isa());
+      const simd::ConvertKernels<Accumulator<T>> convert = simd::convert_kernels<T>(isa());
       std::vector<Acc> wide(scale_.size());
       for_each_head([&](T* head) {
         convert.widen(head, head_dim(), 1, wide.data());

@@ -128,7 +128,7 @@ void rotate(const TensorView<T>& x, RopeLayout layout, Index pairs, RowOf&& row)
     for (Index t = 0; t < x.tokens; ++t)
       for (Index b = 0; b < x.batch; ++b) turn_heads(x.at(b, t, 0), x.heads, x.head_stride, pairs, row(b, t));
   } else {  // a head at a time through a copy in Acc
-    const simd::ConvertKernels<T> convert = simd::convert_kernels<T>(isa());
+    const simd::ConvertKernels<Accumulator<T>> convert = simd::convert_kernels<T>(isa());
     std::vector<Acc> head(static_cast<std::size_t>(2 * pairs));
     for (Index t = 0; t < x.tokens; ++t)
       for (Index b = 0; b < x.batch; ++b) {

@@ -7,14 +7,7 @@
 
 #include "gqa/core/error.hpp"
 
-// GCC 12 and Clang 14 are the oldest compilers whose target regions are known to carry templates.
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define GQA_X86 1
-#else
-#define GQA_X86 0
-#endif
-
-#if GQA_X86
+#if defined(__x86_64__)
 #include <cpuid.h>
 #if defined(__linux__)
 #include <sys/syscall.h>
@@ -52,7 +45,7 @@ namespace detail {
 
 /// Asks Linux for the state of the matrix unit, for the whole process: it is not there until one asks.
 inline bool request_amx() {
-#if GQA_X86 && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)
   constexpr long arch_req_xcomp_perm = 0x1023, xfeature_tile_data = 18;  // asm/prctl.h of Linux 5.16
   return syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_tile_data) == 0;
 #else
@@ -64,7 +57,7 @@ inline bool request_amx() {
 
 /// Whether this processor (and its operating system) runs `isa`. Asks Linux to let the process use AMX.
 inline bool supports(Isa isa) {
-#if GQA_X86
+#if defined(__x86_64__)
   __builtin_cpu_init();
   // Clang 14's __builtin_cpu_supports knows neither f16c (leaf 1, ECX bit 29) nor avx512bf16 (leaf 7.1, EAX
   // bit 5).
@@ -100,7 +93,7 @@ namespace detail {
 /// processors it does twice as much (475 to 239 GFLOP/s on Zen 5); on Intel's, whose fast way are the AMX
 /// tiles, half (107 to 213 on Granite Rapids), so there the wider product is faster as well as more exact.
 inline bool bf16_dot_is_fast() {
-#if GQA_X86
+#if defined(__x86_64__)
   return !__builtin_cpu_is("intel");
 #else
   return false;

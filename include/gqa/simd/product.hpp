@@ -8,6 +8,7 @@
 
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
+#include "gqa/simd/isa.hpp"
 
 namespace gqa::simd {
 
@@ -80,27 +81,26 @@ struct MergeRows {
   Index rows, dim, stride, block_stride;
 };
 
-/// The functions attention is made of, for K and V stored as T. One constant table an instruction set.
-template <Scalar T>
+/// The functions attention is made of, for one stored type of keys and values that are summed in Acc: a
+/// constant table for each stored type and instruction set. Strides count elements of the stored type.
+template <class Acc>
 struct Kernels {
-  using Acc = Accumulator<T>;
-
-  void (*product)(const Product&);      // A is Acc, B is T
+  void (*product)(const Product&);      // A is Acc, B is as stored
   void (*product_dot)(const Product&);  // A is bfloat16, B is bfloat16; null without a dot product
   void (*release)(MatrixUnit&);         // null where product_dot sets no unit
   /// Token-major rows keys x dim to dim-major [dim][64], widened. Writes `width` columns, those past `keys`
   /// as 0.
-  void (*transpose_keys)(const T* k, Index stride, Index keys, Index dim, Index width, Acc* tile);
-  /// The same unconverted, into the tile as it is stored: for bfloat16 in pairs [dim/2][64][2]. Null where T
-  /// is its own accumulator.
-  void (*transpose_stored)(const T* k, Index stride, Index keys, Index dim, Index width, T* tile);
+  void (*transpose_keys)(const void* k, Index stride, Index keys, Index dim, Index width, Acc* tile);
+  /// The same unconverted, into the tile as it is stored: for bfloat16 in pairs [dim/2][64][2]. Null where
+  /// the stored type is the accumulator.
+  void (*transpose_stored)(const void* k, Index stride, Index keys, Index dim, Index width, void* tile);
   /// Token-major values keys x dim to pairs [keys/2][dim][2], dims padded to `padding` with 0. Beside an odd
   /// last key stand zeros. Null but for bfloat16.
-  void (*interleave_pairs)(const T* v, Index stride, Index keys, Index dim, T* out, Index out_stride);
+  void (*interleave_pairs)(const void* v, Index stride, Index keys, Index dim, void* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
-  void (*widen)(const T* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
+  void (*widen)(const void* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
   /// Whether every element of rows x columns (grouped) is finite.
-  bool (*all_finite)(const T* packed, Index stride, Index rows, Index columns);
+  bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
 };
 
 /// The functions of rows of accumulators.
@@ -116,12 +116,27 @@ struct RowKernels {
   void (*subtract_distance)(Acc* x, Index n, Acc origin, Acc slope);  // x_j = x_j - slope * |j - origin|
 };
 
-/// The functions that read and write a caller's rows of T.
-template <Scalar T>
+/// The functions that read and write a caller's rows of one type.
+template <class Acc>
 struct ConvertKernels {
-  using Acc = Accumulator<T>;
-  void (*widen)(const T* x, Index n, Acc factor, Acc* y);   // y = x * factor
-  void (*narrow)(const Acc* x, Index n, Acc factor, T* y);  // y = x * factor + 0, so that no zero is negative
+  void (*widen)(const void* x, Index n, Acc factor, Acc* y);  // y = x * factor
+  void (*narrow)(const Acc* x, Index n, Acc factor,
+                 void* y);  // y = x * factor + 0, so that no zero is negative
+};
+
+/// How elements are stored, for memory whose type is known only when it is read: what stands in a tile, and
+/// the kernels for it. There is one for each stored type, format<T>.
+struct Format {
+  const char* name;
+  Index bytes;     // of an element
+  Index group;     // elements that stand side by side in a packed tile
+  bool in_double;  // whether its products are summed in double, else in float
+  const void* (*table)(Isa);
+
+  template <class Acc>
+  const Kernels<Acc>& kernels(Isa isa) const {
+    return *static_cast<const Kernels<Acc>*>(table(isa));
+  }
 };
 
 }  // namespace gqa::simd

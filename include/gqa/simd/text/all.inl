@@ -17,5 +17,3 @@
 #include "gqa/simd/text/table.inl"
 
 #undef GQA_INLINE
-#undef GQA_SIMD_BYTES
-#undef GQA_SIMD_LEVEL

@@ -2,9 +2,13 @@
 // Moving and converting: token-major keys to tiles, stored types to accumulators and back. Once per
 // instruction set.
 
+// Rows and tiles come as untyped memory: one table serves whatever they hold, and T is what this function
+// reads.
+
 template <class T>
-void widen_row(const T* x, Index n, Accumulator<T> factor, Accumulator<T>* y) {
+void widen_row(const void* from, Index n, Accumulator<T> factor, Accumulator<T>* y) {
   using Acc = Accumulator<T>;
+  const T* x = static_cast<const T*>(from);
   constexpr Index L = lanes<Acc>;
   Index i = 0;
   for (; i + L <= n; i += L) store_vec(y + i, load_as<Acc>(x + i) * factor);
@@ -12,8 +16,9 @@ void widen_row(const T* x, Index n, Accumulator<T> factor, Accumulator<T>* y) {
 }
 
 template <class T>
-void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, T* y) {
+void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, void* to) {
   using Acc = Accumulator<T>;
+  T* y = static_cast<T*>(to);
   constexpr Index L = lanes<Acc>;
   // -0 + 0 is +0: whether a row's keys were skipped or multiplied by 0 must not show in the sign of a zero.
   Index i = 0;
@@ -83,8 +88,10 @@ GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Lo
 }
 
 template <class T>
-void transpose_keys(const T* k, Index stride, Index keys, Index dim, Index width, Accumulator<T>* tile) {
+void transpose_keys(const void* rows, Index stride, Index keys, Index dim, Index width,
+                    Accumulator<T>* tile) {
   using Acc = Accumulator<T>;
+  const T* k = static_cast<const T*>(rows);
   transpose_tile<Acc>(
       keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const T* row = k + token * stride + d;
@@ -93,9 +100,11 @@ void transpose_keys(const T* k, Index stride, Index keys, Index dim, Index width
 }
 
 /// Each half in a 32-bit lane of its own, unconverted.
-inline void transpose_halves(const half* k, Index stride, Index keys, Index dim, Index width, half* tile) {
+inline void transpose_halves(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
+  const half* k = static_cast<const half*>(rows);
   transpose_tile<float>(
-      keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+      keys, dim, width,
+      static_cast<half*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const half* row = k + token * stride + d;
         U16 bits{};
         if (count == lanes<float>)
@@ -108,11 +117,11 @@ inline void transpose_halves(const half* k, Index stride, Index keys, Index dim,
 }
 
 /// A pair of 16-bit dims is one 32-bit element, and moves as one: only its bits count.
-inline void transpose_pairs(const bfloat16* k, Index stride, Index keys, Index dim, Index width,
-                            bfloat16* tile) {
+inline void transpose_pairs(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
+  const bfloat16* k = static_cast<const bfloat16*>(rows);
   transpose_tile<float>(
       keys, (dim + 1) / 2, width,
-      reinterpret_cast<float*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+      static_cast<float*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const bfloat16* row = k + token * stride + 2 * d;
         if (2 * (d + lanes<float>) <= dim) return load_vec<F32>(row);
         F32 v{};
@@ -123,9 +132,11 @@ inline void transpose_pairs(const bfloat16* k, Index stride, Index keys, Index d
 }
 
 /// Token rows to [keys/2][dim][2]: the later token of a pair goes into the upper half of each 32 bits.
-inline void interleave_pairs(const bfloat16* v, Index stride, Index keys, Index dim, bfloat16* out,
-                             Index out_stride) {
+inline void interleave_pairs(const void* rows, Index stride, Index keys, Index dim, void* pairs,
+                             Index pairs_stride) {
   constexpr Index L = lanes<float>;
+  const bfloat16* v = static_cast<const bfloat16*>(rows);
+  bfloat16* out = static_cast<bfloat16*>(pairs);
   for (Index j = 0; j < keys; j += 2) {
     const bfloat16* even = v + j * stride;
     const bfloat16* odd = even + stride;
@@ -136,15 +147,16 @@ inline void interleave_pairs(const bfloat16* v, Index stride, Index keys, Index 
         return bits_as<U32>(count == L ? load_as<float>(p + c) : load_some<float>(p + c, count));
       };
       const U32 upper = j + 1 < keys ? load(odd) : U32{};
-      store_vec(out + j / 2 * out_stride + 2 * c, upper | load(even) >> 16);
+      store_vec(out + j / 2 * pairs_stride + 2 * c, upper | load(even) >> 16);
     }
   }
 }
 
 template <class T>
-void widen_packed(const T* packed, Index stride, Index rows, Index columns, Accumulator<T>* out,
+void widen_packed(const void* from, Index stride, Index rows, Index columns, Accumulator<T>* out,
                   Index out_stride) {
   using Acc = Accumulator<T>;
+  const T* packed = static_cast<const T*>(from);
   using Format = Widening<T>;
   constexpr Index L = lanes<Acc>;
   for (Index r = 0; r < rows; ++r)
@@ -155,8 +167,9 @@ void widen_packed(const T* packed, Index stride, Index rows, Index columns, Accu
 }
 
 template <class T>
-bool all_finite(const T* packed, Index stride, Index rows, Index columns) {
+bool all_finite(const void* from, Index stride, Index rows, Index columns) {
   using Acc = Accumulator<T>;
+  const T* packed = static_cast<const T*>(from);
   using Format = Widening<T>;
   constexpr Index L = lanes<Acc>;
   // x * 0 is 0 for a finite x and NaN for any other, and a NaN survives every sum. One sum would be all

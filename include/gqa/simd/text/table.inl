@@ -7,8 +7,8 @@
 // The dot product is all that these sets have over AVX-512: the other functions would be the same, compiled
 // again.
 template <class T>
-constexpr Kernels<T> kernels_table() {
-  Kernels<T> table = avx512::kernels_table<T>();
+constexpr Kernels<Accumulator<T>> kernels_table() {
+  auto table = avx512::kernels_table<T>();
 #if GQA_SIMD_LEVEL >= 4
   if constexpr (std::is_same_v<T, bfloat16>) {
     table.product_dot = &matrix_product;
@@ -20,14 +20,17 @@ constexpr Kernels<T> kernels_table() {
   return table;
 }
 
-using avx512::convert_table;
-using avx512::row_table;
+template <class T>
+inline constexpr Kernels<Accumulator<T>> kernels_of = kernels_table<T>();
+
+using avx512::convert_kernels_of;
+using avx512::row_kernels_of;
 
 #else
 
 template <class T>
-constexpr Kernels<T> kernels_table() {
-  Kernels<T> table{};
+constexpr Kernels<Accumulator<T>> kernels_table() {
+  Kernels<Accumulator<T>> table{};
   table.product = &product<Widening<T>>;
   table.transpose_keys = &transpose_keys<T>;
   table.widen = &widen_packed<T>;
@@ -40,15 +43,22 @@ constexpr Kernels<T> kernels_table() {
   return table;
 }
 
+template <class T>
+inline constexpr Kernels<Accumulator<T>> kernels_of = kernels_table<T>();
+
 template <class Acc>
-constexpr RowKernels<Acc> row_table() {
-  return {&softmax<Acc>,      &merge<Acc>,   &exp2_array<Acc>,           &scale_row<Acc>,
-          &soft_cap_row<Acc>, &add_row<Acc>, &subtract_distance_row<Acc>};
-}
+inline constexpr RowKernels<Acc> row_kernels_of = {
+    .softmax = &softmax<Acc>,
+    .merge = &merge<Acc>,
+    .exp2 = &exp2_array<Acc>,
+    .scale = &scale_row<Acc>,
+    .soft_cap = &soft_cap_row<Acc>,
+    .add = &add_row<Acc>,
+    .subtract_distance = &subtract_distance_row<Acc>,
+};
 
 template <class T>
-constexpr ConvertKernels<T> convert_table() {
-  return {&widen_row<T>, &narrow_row<T>};
-}
+inline constexpr ConvertKernels<Accumulator<T>> convert_kernels_of = {.widen = &widen_row<T>,
+                                                                      .narrow = &narrow_row<T>};
 
 #endif
