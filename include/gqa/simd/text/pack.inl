@@ -176,9 +176,9 @@ bool all_finite(const void* from, Index stride, Index rows, Index columns) {
   // latency.
   constexpr int sums = 4;
   Vec<Acc> sum[sums] = {};
-  const auto add = [&](const T* from, int into) __attribute__((always_inline)) {
+  const auto add = [&](const T* at, int into) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-    for (int part = 0; part < Format::parts; ++part) sum[into] += Format::load(from, part) * Acc{0};
+    for (int part = 0; part < Format::parts; ++part) sum[into] += Format::load(at, part) * Acc{0};
   };
   for (Index r = 0; r < rows; r += Format::group) {
     const T* row = packed + r / Format::group * stride;
