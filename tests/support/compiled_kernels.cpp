@@ -3,4 +3,6 @@
 #include "support/compiled_kernels.hpp"
 
 #define GQA_EXTERN
+#include <gqa/kernel/instantiate.inl>
+#include <gqa/kernel/instantiate_score_rows.inl>
 #include <gqa/simd/instantiate.inl>

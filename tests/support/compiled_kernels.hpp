@@ -2,8 +2,11 @@
 // The kernels of every instruction set, compiled once for all tests: they are what takes longest to compile.
 #pragma once
 
-#include <gqa/simd/kernels.hpp>
+#include <gqa/kernel/attend.hpp>
+#include <gqa/kernel/score_rows.hpp>
 
 #define GQA_EXTERN extern
+#include <gqa/kernel/instantiate.inl>
+#include <gqa/kernel/instantiate_score_rows.inl>
 #include <gqa/simd/instantiate.inl>
 #undef GQA_EXTERN
