@@ -87,7 +87,7 @@ class AnyMask {
   Plane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const {
     return mask_->at(seq, q_head, first_query);
   }
-  bool varies_by_head() const { return mask_->by_head; }
+  HeadVariation varies_by_head() const { return mask_->by_head; }
   bool varies_by_seq() const { return mask_->by_seq; }
   /// Whether all its planes are one: a mask of positions, or made of such.
   bool is_fixed() const { return mask_->fixed; }
@@ -95,11 +95,12 @@ class AnyMask {
 
  private:
   struct Interface {
-    Interface(bool head, bool seq, bool same) : by_head(head), by_seq(seq), fixed(same) {}
+    Interface(HeadVariation head, bool seq, bool same) : by_head(head), by_seq(seq), fixed(same) {}
     virtual ~Interface() = default;
     virtual Plane at(Index seq, Index q_head, std::optional<Index> first_query) const = 0;
     virtual void check(const AttentionExtent& extent) const = 0;
-    bool by_head, by_seq, fixed;
+    HeadVariation by_head;
+    bool by_seq, fixed;
   };
   template <Mask M>
   struct Model;
@@ -129,7 +130,7 @@ struct AnyMask::Model final : Interface {
   using Bound = detail::BoundOf<M>;
 
   explicit Model(M m)
-      : Interface(gqa::varies_by_head(m), gqa::varies_by_seq(m), detail::is_fixed(m)), mask(std::move(m)) {
+      : Interface(head_variation(m), gqa::varies_by_seq(m), detail::is_fixed(m)), mask(std::move(m)) {
     if (!fixed) return;
     const auto bind = [&]() -> decltype(auto) { return mask_for(mask, 0, 0); };
     plane.emplace(bind);

@@ -56,7 +56,7 @@ class MaskPair {
  public:
   constexpr MaskPair(A a, B b) : a_(std::move(a)), b_(std::move(b)) {}
 
-  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_) || gqa::varies_by_head(b_); }
+  constexpr HeadVariation varies_by_head() const { return std::max(head_variation(a_), head_variation(b_)); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_) || gqa::varies_by_seq(b_); }
   constexpr bool is_fixed() const { return detail::is_fixed(a_) && detail::is_fixed(b_); }
   void check(const AttentionExtent& extent) const {
@@ -183,7 +183,7 @@ class NotMask {
     return NotMask<detail::BoundOf<A>>(mask_for(a_, seq, q_head, first_query));
   }
 
-  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
+  constexpr HeadVariation varies_by_head() const { return head_variation(a_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_); }
   constexpr bool is_fixed() const { return detail::is_fixed(a_); }
   void check(const AttentionExtent& extent) const { check_mask(a_, extent); }

@@ -35,11 +35,19 @@ concept PositionMask = requires(const M& m, Index position, Range range) {
   { m.coverage(range, range) } -> std::same_as<Coverage>;
 };
 
+/// Which heads may see different keys. Each promises less than the one before, so a composition has the
+/// largest of its parts.
+enum class HeadVariation {
+  none,        ///< every head sees the same
+  by_kv_head,  ///< query heads that share a KV head see the same, however heads are grouped
+  by_q_head,   ///< each query head may see its own
+};
+
 /// A mask that also depends on the sequence or the query head: `m.at(seq, q_head)` is the PositionMask of
 /// one, asked for once by each task, which keeps it. It may refer to the mask. Where it depends on where the
 /// queries stand, `m.at(seq, q_head, first_query)` takes the position of the sequence's first query, a
 /// std::optional<Index>. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where
-/// they are missing.
+/// they are missing. The latter is a HeadVariation or a bool, whose true is HeadVariation::by_q_head.
 template <class M>
 concept BoundMask = !PositionMask<M> && requires(const M& m, Index index) {
   { m.at(index, index) } -> PositionMask;
@@ -101,16 +109,26 @@ constexpr decltype(auto) mask_for(const M& mask, Index seq, Index q_head,
   }
 }
 
-/// Whether heads may see different keys. Known at compile time for a PositionMask, which never does.
+/// Which heads may see different keys. Known at compile time for a PositionMask: none.
+template <Mask M>
+constexpr HeadVariation head_variation(const M& mask) {
+  if constexpr (PositionMask<M>) {
+    return HeadVariation::none;
+  } else if constexpr (requires { mask.varies_by_head(); }) {
+    const auto answer = mask.varies_by_head();
+    if constexpr (std::same_as<decltype(answer), const HeadVariation>)
+      return answer;
+    else
+      return answer ? HeadVariation::by_q_head : HeadVariation::none;
+  } else {
+    return HeadVariation::by_q_head;
+  }
+}
+
+/// Whether heads may see different keys.
 template <Mask M>
 constexpr bool varies_by_head(const M& mask) {
-  if constexpr (PositionMask<M>) {
-    return false;
-  } else if constexpr (requires { mask.varies_by_head(); }) {
-    return mask.varies_by_head();
-  } else {
-    return true;
-  }
+  return head_variation(mask) != HeadVariation::none;
 }
 
 /// Whether sequences of a batch may see different keys.
