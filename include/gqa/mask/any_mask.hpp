@@ -26,6 +26,7 @@ class AnyMask {
     virtual bool visible(Index q_pos, Index kv_pos) const = 0;
     virtual Coverage coverage(Range q, Range kv) const = 0;
     virtual Range bounds(Range q) const = 0;
+    virtual Range next_visible(Range q, Index from) const = 0;
     virtual std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const = 0;
     virtual void copy_to(Plane& plane) const = 0;
   };
@@ -52,6 +53,7 @@ class AnyMask {
     bool operator()(Index q_pos, Index kv_pos) const { return mask_->visible(q_pos, kv_pos); }
     Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
     Range bounds(Range q) const { return mask_->bounds(q); }
+    Range next_visible(Range q, Index from) const { return mask_->next_visible(q, from); }
     std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
       return mask_->bits(q_pos, kv_begin, count);
     }
@@ -115,6 +117,7 @@ struct AnyMask::PositionsOf final : Positions {
   bool visible(Index q_pos, Index kv_pos) const override { return mask(q_pos, kv_pos); }
   Coverage coverage(Range q, Range kv) const override { return mask.coverage(q, kv); }
   Range bounds(Range q) const override { return kv_bounds(mask, q); }
+  Range next_visible(Range q, Index from) const override { return gqa::next_visible(mask, q, from); }
   std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const override {
     return row_bits(mask, q_pos, kv_begin, count);
   }

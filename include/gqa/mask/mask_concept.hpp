@@ -20,15 +20,19 @@ enum class Coverage { none, partial, full };
 /// for a whole block: `none` blocks are never read and `full` ones never tested, so it may answer `partial`
 /// when it does not know, but must never claim `none` or `full` wrongly. A block without pairs is `none`.
 ///
-/// Key positions are >= 0; query positions may be negative (more queries than keys, last on last). Two
+/// Key positions are >= 0; query positions may be negative (more queries than keys, last on last). Three
 /// members are optional, and make a mask cheap:
 /// - `Range m.bounds(Range q)`: a superset of the keys that queries in q see, so that far keys are not
-/// visited;
+///   visited;
+/// - `Range m.next_visible(Range q, Index from)`: the next run of keys at or after `from` that queries in q
+///   may see, so that keys between two runs are not visited either. No query in q sees a key between `from`
+///   and the run, which may claim more than is seen but never less, and is empty only where nothing at or
+///   after `from` is seen: then it is {max_position, max_position}. It says nothing of the keys from its end
+///   on: ask again from there. Asked only with a q that is not empty and a `from` that a key may have;
 /// - `uint64_t m.bits(Index q_pos, Index kv_begin, Index count)`: bit j is `m(q_pos, kv_begin + j)`, bits
-/// from
-///   count (at most 64) on are 0.
-/// A third, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
-/// or sequences of a AttentionExtent (a mask tensor of the wrong shape).
+///   from count (at most 64) on are 0.
+/// A fourth, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
+/// or sequences of an AttentionExtent (a mask tensor of the wrong shape).
 template <class M>
 concept PositionMask = requires(const M& m, Index position, Range range) {
   { m(position, position) } -> std::convertible_to<bool>;
@@ -93,6 +97,22 @@ constexpr Range kv_bounds(const M& mask, Range q) {
   } else {
     return all_positions;
   }
+}
+
+/// The next run of keys at or after `from` that queries in q may see, inside all_positions: the mask's own
+/// `next_visible` where it has one, else what of its bounds lies there. {max_position, max_position} when
+/// there is none.
+template <PositionMask M>
+constexpr Range next_visible(const M& mask, Range q, Index from) {
+  const Range nothing = {max_position, max_position}, rest = intersect({from, max_position}, all_positions);
+  if (q.empty() || rest.empty()) return nothing;
+  Range run;
+  if constexpr (requires { mask.next_visible(q, rest.begin); }) {
+    run = intersect(mask.next_visible(q, rest.begin), rest);
+  } else {
+    run = intersect(kv_bounds(mask, q), rest);
+  }
+  return run.empty() ? nothing : run;
 }
 
 /// The mask of one sequence, whose queries begin at `first_query` where that is known, and one query head:
