@@ -7,6 +7,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAG
   # Instrumented loops look as if they left arrays unset; and ThreadSanitizer does not know the fences in Eigen's pool.
   target_compile_options(gqa_warnings INTERFACE -Wno-maybe-uninitialized -Wno-tsan)
 endif()
+target_compile_options(gqa_compiled PRIVATE "$<TARGET_PROPERTY:gqa_warnings,INTERFACE_COMPILE_OPTIONS>")
 
 # gqa_test(kv/cache_test.cpp [NAME name] [SOURCES file...] [LIBS library...] [NO_PCH])
 # Builds kv_cache_test from the file (and SOURCES) and registers its cases with ctest.
@@ -20,10 +21,9 @@ function(gqa_test file)
   endif()
   add_executable(${name} ${file} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
-  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings GTest::gtest_main ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE gqa::compiled gqa_warnings GTest::gtest_main ${arg_LIBS})
   if(NOT arg_NO_PCH)
     target_precompile_headers(${name} REUSE_FROM gqa_test_pch)
-    target_link_libraries(${name} PRIVATE gqa_test_pch)
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}/" PROPERTIES TIMEOUT 300)
 endfunction()
@@ -32,13 +32,14 @@ endfunction()
 function(gqa_example name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
   add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
-  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE gqa::compiled gqa_warnings ${arg_LIBS})
   set_property(GLOBAL APPEND PROPERTY GQA_EXAMPLES ${name})
 endfunction()
 
-# gqa_benchmark(name source... [LIBS library...]): a Google Benchmark program with its own main or BENCHMARK_MAIN.
+# gqa_benchmark(name source... LIBS library...): a Google Benchmark program with its own main or BENCHMARK_MAIN.
+# LIBS begins with gqa::compiled or gqa::gqa, whose kernels have the program's own flags.
 function(gqa_benchmark name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "LIBS")
   add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
-  target_link_libraries(${name} PRIVATE gqa::gqa gqa_warnings benchmark::benchmark ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE ${arg_LIBS} gqa_warnings benchmark::benchmark)
 endfunction()

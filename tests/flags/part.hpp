@@ -10,7 +10,9 @@ struct Result {
   std::vector<unsigned char> bytes;
 };
 
-// Everything part.cpp computes, by the object compiled with -O2, with -O3 -march=native, and with -O0.
+// Everything part.cpp computes, by the object compiled with -O2, with -O3 -march=native, with -O0, and
+// against the library.
 std::vector<Result> run_plain();
 std::vector<Result> run_native();
 std::vector<Result> run_unoptimised();
+std::vector<Result> run_compiled();

@@ -25,8 +25,19 @@ inline constexpr Format format = {scalar_name<T>(), sizeof(T), element_group<T>,
 
 #ifdef GQA_COMPILED  // they are in the library that gqa::compiled links
 #define GQA_EXTERN extern
+#define GQA_STORED float
+#include "gqa/simd/instantiate.inl"
+#define GQA_STORED double
+#include "gqa/simd/instantiate.inl"
+#define GQA_STORED half
+#include "gqa/simd/instantiate.inl"
+#define GQA_STORED bfloat16
 #include "gqa/simd/instantiate.inl"
 #undef GQA_EXTERN
+namespace gqa::simd {
+extern template const RowKernels<float>& row_kernels<float>(Isa);
+extern template const RowKernels<double>& row_kernels<double>(Isa);
+}  // namespace gqa::simd
 #else
 #include "gqa/simd/instances.hpp"
 #endif

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gqa/simd/instances.hpp"
+
+namespace gqa::simd {
+template const RowKernels<float>& row_kernels<float>(Isa);
+template const RowKernels<double>& row_kernels<double>(Isa);
+}  // namespace gqa::simd
