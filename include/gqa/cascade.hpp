@@ -109,7 +109,6 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
             "q_offset: given, expected none in a cascade");
   const View& first = levels.front().kv;
   auto call = detail::begin_call<H, G>(q, first, extras);
-  detail::check_head_dim(call.batch, call.kv);
   detail::set_output(call, as_view(out));
   if (const auto lse = detail::lse_rows<Acc>(extras))
     call.lse = detail::checked_lse(*lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);

@@ -142,8 +142,7 @@ inline void check_head_dim(const QueryBatch& q, const KVSource& kv) {
             "q: head_dim is " << q.dim << ", expected " << kv.head_dim << " as in k");
   GQA_CHECK(q.dim > 0, std::invalid_argument, "q: head_dim is 0, expected at least 1");
 }
-inline void check_queries(const QueryBatch& q, const KVSource& kv) {
-  check_head_dim(q, kv);
+inline void check_batch(const QueryBatch& q, const KVSource& kv) {
   GQA_CHECK(q.num_seqs() == kv.num_seqs, std::invalid_argument,
             "q: batch is " << q.num_seqs() << ", expected " << kv.num_seqs << " as in k");
 }
@@ -204,6 +203,7 @@ auto begin_call(const Q& q, const View& view, const E& extras) {
     call.score = {&extras.score, [](const void* score, std::span<Acc> scores, const ScoreRow& at) {
                     static_cast<const Score*>(score)->mod(scores, at);
                   }};
+  check_head_dim(call.batch, call.kv);
   call.scale = checked_scale<Acc>(extras.options, call.batch.dim);
   call.sinks = extras.sinks;
   call.q = strided_rows(as_view(packed(q)));
@@ -243,7 +243,7 @@ void check_extents(const Call<Acc>& call, const E& extras) {
 template <Index H, Index G, RowsLike Q, KVView View, class E>
 auto make_call(const Q& q, const View& view, const E& extras) {
   auto call = begin_call<H, G>(q, view, extras);
-  check_queries(call.batch, call.kv);
+  check_batch(call.batch, call.kv);
   call.q_offsets = checked_q_offsets(extras.options, call.batch);
   check_extents(call, extras);
   return call;
@@ -254,7 +254,7 @@ template <Index H, Index G, RowsLike Q, KVView View, class TO, class E>
 auto make_call(const Q& q, const View& view, const TensorView<TO>& out, const E& extras) {
   using Acc = Accumulator<typename View::Scalar>;
   auto call = begin_call<H, G>(q, view, extras);
-  check_queries(call.batch, call.kv);
+  check_batch(call.batch, call.kv);
   set_output(call, out);
   if (const auto lse = lse_rows<Acc>(extras))
     call.lse = checked_lse(*lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);

@@ -217,9 +217,10 @@ class KVCache {
   /// Forgets all but the first n tokens, in every layer; their memory is kept for the next. Throws
   /// std::invalid_argument for a negative n or more tokens than there are.
   void truncate(Index n) {
+    GQA_CHECK(n >= 0 && n <= size(), std::invalid_argument,
+              "truncate: n is " << n << ", expected 0 to the " << size() << " tokens there are");
     if (n == size()) return;
-    State& s = state("truncate");
-    s.sequence.check_truncate(n);
+    State& s = *state_;
     s.sequence.truncate(n);
     if (n % tile_keys == 0) return;  // no block has tokens on both sides
     for (Index layer = 0; layer < s.slabs.num_layers(); ++layer)

@@ -91,10 +91,6 @@ class Sequence {
                               << written(layer) << " written in layer " << layer);
   }
 
-  void check_truncate(Index n) const {
-    GQA_CHECK(n >= 0 && n <= size_, std::invalid_argument,
-              "truncate: n is " << n << ", expected 0 to the " << size_ << " tokens there are");
-  }
   /// Spans of before are no longer valid.
   void truncate(Index n) noexcept {
     size_ = n;

@@ -47,9 +47,10 @@ class Bitmap {
             64 * last + 64 - std::countl_zero(word(row, last))};
   }
 
-  /// The next run of columns at or after `from` that are each set in one of the rows; empty, at the last
-  /// column's end, if there is none.
+  /// The next run of columns at or after `from` that are each set in one of the rows; empty if
+  /// there is none.
   Range next_run(Range rows, Index from) const {
+    if (rows.empty()) return {};  // a table without rows may have any number of columns
     const Index begin = find(rows, from, 0);
     return {begin, find(rows, begin, ~std::uint64_t{0})};
   }
