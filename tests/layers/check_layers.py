@@ -7,19 +7,19 @@ import re
 import sys
 
 # Lowest first. A header may include its own layer and those before it.
-LAYERS = ["core", "simd", "quant", "position", "mask", "score", "kv", "reference", "kernel", "explain.hpp", "mask.hpp",
+LAYERS = ["core", "simd", "position", "mask", "score", "kv", "reference", "kernel", "explain.hpp", "mask.hpp",
           "score.hpp", "cache.hpp", "attention.hpp", "attention_scores.hpp", "attention_weights.hpp", "cascade.hpp",
           "layer", "convert", "gqa.hpp"]
 
 # The oracle and what it judges share no code.
-SEPARATE = {"reference": {"simd", "quant", "kernel"}, "simd": {"reference"}, "kernel": {"reference"},
+SEPARATE = {"reference": {"simd", "kernel"}, "simd": {"reference"}, "kernel": {"reference"},
             "attention.hpp": {"reference"}}
 
 # A name that one header alone may spell out.
 ONLY_IN = {r"\bEigen::Tensor\b": "core/tensor.hpp", r"\bThreadPoolDevice\b": "core/parallel.hpp"}
 
 # A file that is named where it is compiled once for each instruction set counts as included there.
-INCLUDE = re.compile(r'^[ \t]*#[ \t]*(?:include|define GQA_SIMD_TEXT)\b[ \t]*((?!GQA_SIMD_TEXT).*)$', re.MULTILINE)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*(?:include(?![ \t]*GQA_SIMD_TEXT)|define GQA_SIMD_TEXT)\b[ \t]*(.*)$', re.MULTILINE)
 COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/', re.DOTALL)
 # A text that is compiled once per instruction set has no include guard and does not end in .hpp.
 TEXTS = {".hpp", ".inc", ".inl"}
