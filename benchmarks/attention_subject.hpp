@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <limits>
 
 #include "subject.hpp"

@@ -2,7 +2,7 @@
 // Sequences of different lengths in one call, beside what one does without: pad them all to the longest, or
 // call once for each.
 #include <cmath>
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <limits>
 
 #include "attention_subject.hpp"

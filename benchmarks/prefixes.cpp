@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoding a batch whose sequences share a long prefix: a cascade, beside attention that does not know.
 #include <algorithm>
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <limits>
 
 #include "attention_subject.hpp"
@@ -32,8 +32,8 @@ class Joined {
   Index head_dim() const { return prefix_.head_dim(); }
   Index value_dim() const { return prefix_.value_dim(); }
   Index scratch_bytes() const { return 0; }
-  gqa::Range retained(Index seq) const { return {0, shared + own_.retained(seq).end}; }
-  gqa::KVTile<T> tile(Index seq, Index kv_head, gqa::Range want, void* scratch) const {
+  gqa::Range retained(Index seq) const { return {0, shared + own_.retained(seq).hull().end}; }
+  gqa::KVTile tile(Index seq, Index kv_head, gqa::Range want, void* scratch) const {
     static_assert(shared % gqa::tile_keys == 0, "what is wanted of a tile is in one of the two");
     if (want.begin < shared) return prefix_.tile(0, kv_head, want, scratch);
     return own_.tile(seq, kv_head, {want.begin - shared, want.end - shared}, scratch);

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace five_steps {
 

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "gqa/attention.hpp"
 #include "gqa/core/error.hpp"
+#include "gqa/gqa.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/mask.hpp"
 #include "gqa/position/rope_table.hpp"

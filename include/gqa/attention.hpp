@@ -1,15 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "gqa/kernel/cascade.hpp"
+#include "gqa/kernel/attend.hpp"
 #include "gqa/kernel/diagnosis.hpp"
-#include "gqa/kernel/run.hpp"
-#include "gqa/kernel/scores.hpp"
-#include "gqa/kernel/weights.hpp"
-#include "gqa/mask.hpp"
-#include "gqa/score.hpp"
 
 namespace gqa {
+
+namespace detail {
+
+template <Index H, Index G, ExecutorLike E, RowsLike Q, KVView View, class TO, class... X>
+void run_attention(E& executor, const Q& q, const View& view, const TensorView<TO>& out,
+                   const X&... arguments) {
+  using Acc = Accumulator<typename View::Scalar>;
+  const auto extras = extras_of(arguments...);
+  const Call<Acc> call = make_call<H, G>(q, view, out, extras);
+  with_workspace(extras.options, [&](Workspace& workspace) {
+    with_executor(executor, [&](const ExecutorRef& runner) { attend<Acc>(runner, call, workspace); });
+  });
+}
+
+template <Index H, Index G, ExecutorLike E, RowsLike Q, KVView View, class... X>
+Index needed_bytes(E& executor, const Q& q, const View& view, const X&... arguments) {
+  using Acc = Accumulator<typename View::Scalar>;
+  const auto extras = extras_of(arguments...);
+  static_assert(!decltype(extras)::has_lse,
+                "gqa: workspace_bytes writes no lse, which lies in memory of yours: leave lse_into out");
+  static_assert(
+      !decltype(extras)::has_states,
+      "gqa: workspace_bytes writes no state, which lies in memory of yours: leave state_into and resume out");
+  const Call<Acc> call = make_call<H, G>(q, view, extras);
+  return with_workspace(extras.options, [&](Workspace& workspace) {
+    return with_executor(executor, [&](const ExecutorRef& runner) {
+      return call_bytes<Acc>(call, runner.num_threads, workspace);
+    });
+  });
+}
+
+}  // namespace detail
 
 /// Exact grouped-query attention: for query head h, which reads KV head g = h / (H / G), and query position
 /// i,
@@ -24,8 +51,9 @@ namespace gqa {
 /// KVCache of one layer. MHA is G = H and MQA is G = 1. H and G may be given as template arguments, which are
 /// checked against the tensors. Sequences of a padded batch have lengths: padded(k, v, lengths). After the
 /// tensors, in any order, each optional and at most once: a mask, a score function, SinkLogits, a
-/// HeadGrouping, lse_into(tensor), AttentionOptions. Before them, optionally, what to run on: an
-/// Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the calling thread otherwise.
+/// HeadGrouping, lse_into(tensor), state_into(state), resume(state), AttentionOptions. Before them,
+/// optionally, what to run on: an Eigen::ThreadPool, Eigen::ThreadPoolDevice or Executor; the calling thread
+/// otherwise.
 ///
 /// The last query sits on the last key (bottom-right, as in ONNX Attention and FlashAttention) unless
 /// q_offset is given. A row that may see nothing gives 0 and lse -inf. Outputs do not depend, in any bit, on
@@ -45,14 +73,14 @@ namespace gqa {
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, detail::RowsLike K,
           detail::RowsLike V, OutputLike Out, detail::Extras... X>
 void attention(E&& executor, const Q& q, const K& k, const V& v, Out&& out, const X&... extras) {
-  detail::run_attention<H, G>(executor, detail::as_queries(q), detail::as_kv(k, v), as_view(out), extras...);
+  detail::run_attention<H, G>(executor, q, detail::as_kv(k, v), as_view(out), extras...);
 }
 
 /// The same over a cache or any KVView.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RowsLike Q, KVLike KV, OutputLike Out,
           detail::Extras... X>
 void attention(E&& executor, const Q& q, const KV& kv, Out&& out, const X&... extras) {
-  detail::run_attention<H, G>(executor, detail::as_queries(q), as_kv_view(kv), as_view(out), extras...);
+  detail::run_attention<H, G>(executor, q, as_kv_view(kv), as_view(out), extras...);
 }
 
 /// The same on the calling thread.

@@ -5,8 +5,15 @@
 #include "gqa/core/toolchain.hpp"  // before Eigen, which takes seconds to read
 //
 #include "gqa/attention.hpp"
+#include "gqa/attention_scores.hpp"
+#include "gqa/attention_weights.hpp"
+#include "gqa/cache.hpp"
+#include "gqa/cascade.hpp"
 #include "gqa/core/version.hpp"
+#include "gqa/explain.hpp"
+#include "gqa/mask.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"
 #include "gqa/position/rope_table.hpp"
 #include "gqa/reference/attention.hpp"
+#include "gqa/score.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/attend.hpp"
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa::test {
 namespace {

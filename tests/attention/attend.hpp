@@ -47,7 +47,7 @@ struct FunctionKV {
   Index seqs = 1, kv_heads = 1, key_dim = 1, values_dim = 1;
   Range positions = {};
   Index scratch = 0;
-  std::function<KVTile<T>(Index seq, Index kv_head, Range want, void* scratch)> read = {};
+  std::function<KVTile(Index seq, Index kv_head, Range want, void* scratch)> read = {};
 
   Index num_seqs() const { return seqs; }
   Index num_kv_heads() const { return kv_heads; }
@@ -55,7 +55,7 @@ struct FunctionKV {
   Index value_dim() const { return values_dim; }
   Index scratch_bytes() const { return scratch; }
   Range retained(Index) const { return positions; }
-  KVTile<T> tile(Index seq, Index kv_head, Range want, void* memory) const {
+  KVTile tile(Index seq, Index kv_head, Range want, void* memory) const {
     return read(seq, kv_head, want, memory);
   }
 };

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/message_of.hpp"
 #include "support/sanitizers.hpp"
 

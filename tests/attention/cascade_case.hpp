@@ -3,7 +3,7 @@
 #pragma once
 
 #include "attention/ragged_case.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa::test {
 

@@ -100,7 +100,8 @@ TEST(CascadeCall, SharedLevelsAreReadOnce) {
       kv.positions = {0, keys};
       kv.read = [&memory, &tiles, count](Index, Index, Range want, void*) {
         tiles += count;
-        return KVTile<float>{memory.data(), 8, memory.data(), 8, want.size(), TileLayout::token_major};
+        const TileSide side = tile_side(memory.data(), 8);
+        return KVTile{.k = side, .v = side, .size = want.size(), .layout = TileLayout::token_major};
       };
       return kv;
     };

@@ -3,7 +3,7 @@
 #define EIGEN_USE_THREADS
 #include <gtest/gtest.h>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/random.hpp"
 
 namespace gqa {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa {
 namespace {

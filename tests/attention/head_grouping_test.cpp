@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/ragged_case.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa {
 namespace {

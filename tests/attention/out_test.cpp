@@ -62,12 +62,10 @@ TYPED_TEST(Out, HoldsWholeRowsAfterAThrow) {
                                .positions = {0, 900},
                                .read = [&](Index, Index head, Range want, void*) {
                                  if (++reads > limit) throw std::runtime_error("no more");
-                                 return KVTile<T>{k.at(0, want.begin, head),
-                                                  k.token_stride,
-                                                  v.at(0, want.begin, head),
-                                                  v.token_stride,
-                                                  want.size(),
-                                                  TileLayout::token_major};
+                                 return KVTile{.k = tile_side(k.at(0, want.begin, head), k.token_stride),
+                                               .v = tile_side(v.at(0, want.begin, head), v.token_stride),
+                                               .size = want.size(),
+                                               .layout = TileLayout::token_major};
                                }};
       Result<T> result{std::vector<T>(expected.out.size(), T(7)),
                        std::vector<Accumulator<T>>(expected.lse.size(), 7)};

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/message_of.hpp"
 
 namespace gqa {

@@ -6,7 +6,7 @@
 
 #include "attention/attend.hpp"
 #include "gqa/core/ragged.hpp"
-#include "gqa/kernel/arguments.hpp"
+#include "gqa/kernel/options.hpp"
 #include "gqa/kv/ragged.hpp"
 #include "support/message_of.hpp"
 

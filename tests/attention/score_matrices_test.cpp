@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa {
 namespace {
@@ -82,26 +82,27 @@ TYPED_TEST(Scores, AreTheDefinitionsAfterEachStep) {
   Eigen::ThreadPool pool(3);
   Workspace workspace;
   for (const ScoresAfter after : all_steps) {
-    const auto scores = attention_scores<double>(this->q_view(), this->k_view(), this->v_view(), after,
-                                                 sliding_window(70), biases | soft_cap(2), sinks);
+    const auto scores =
+        attention_scores<Dynamic, Dynamic, double>(this->q_view(), this->k_view(), this->v_view(), after,
+                                                   sliding_window(70), biases | soft_cap(2), sinks);
     this->expect_steps(scores, after);
     this->expect_steps(attention_scores(this->q_view(), this->k_view(), this->v_view(), after, sinks,
                                         AnyMask(sliding_window(70)), AnyScoreMod(biases | soft_cap(2))),
                        after);
-    const auto on_threads = attention_scores<double>(pool, this->q_view(), this->k_view(), this->v_view(),
-                                                     after, sliding_window(70), biases | soft_cap(2), sinks,
-                                                     AttentionOptions{.workspace = &workspace});
+    const auto on_threads = attention_scores<Dynamic, Dynamic, double>(
+        pool, this->q_view(), this->k_view(), this->v_view(), after, sliding_window(70), biases | soft_cap(2),
+        sinks, AttentionOptions{.workspace = &workspace});
     for (Index i = 0; i < scores.size(); ++i) ASSERT_EQ(scores.data()[i], on_threads.data()[i]);
   }
   EXPECT_GT(workspace.bytes(), 0);
 }
 
 TYPED_TEST(Scores, ProbabilitiesAreThoseOfAttentionWeights) {
-  const auto p = attention_scores<double>(this->q_view(), this->k_view(), this->v_view(),
-                                          ScoresAfter::softmax, causal());
+  const auto p = attention_scores<Dynamic, Dynamic, double>(this->q_view(), this->k_view(), this->v_view(),
+                                                            ScoresAfter::softmax, causal());
   for (Index b = 0; b < this->B; ++b) {
-    const auto weights =
-        attention_weights<double>(this->q_view(), this->k_view(), this->v_view(), {.seq = b}, causal());
+    const auto weights = attention_weights<Dynamic, Dynamic, double>(this->q_view(), this->k_view(),
+                                                                     this->v_view(), {.seq = b}, causal());
     for (Index i = 0; i < this->Sq; ++i)
       for (Index h = 0; h < this->H; ++h)
         for (Index j = 0; j < this->Sk; ++j)
@@ -114,7 +115,8 @@ TYPED_TEST(Scores, OfRaggedAndPaddedBatches) {
   // Sequence 0 has 30 keys and 2 queries, sequence 1 133 and 9, of the same tensors.
   const std::vector<Index> lengths{30, 133};
   const auto view = padded(this->k_view(), this->v_view(), lengths);
-  const auto padded_scores = attention_scores<double>(this->q_view(), view, ScoresAfter::mask, causal());
+  const auto padded_scores =
+      attention_scores<Dynamic, Dynamic, double>(this->q_view(), view, ScoresAfter::mask, causal());
   ASSERT_EQ(padded_scores.dimension(3), this->Sk);
   for (Index h = 0; h < this->H; ++h)
     for (Index i = 0; i < this->Sq; ++i)
@@ -127,8 +129,9 @@ TYPED_TEST(Scores, OfRaggedAndPaddedBatches) {
   const std::vector<Index> q_offsets{0, 2, 11}, kv_offsets{0, 30, 163};
   const TensorView<const T> queries(this->q.data(), 11, this->H, this->D),
       keys(this->k.data(), 163, this->G, this->D), values(this->v.data(), 163, this->G, this->Dv);
-  const auto scores = attention_scores<double>(ragged(queries, q_offsets), ragged(keys, kv_offsets),
-                                               ragged(values, kv_offsets), ScoresAfter::softmax, causal());
+  const auto scores =
+      attention_scores<Dynamic, Dynamic, double>(ragged(queries, q_offsets), ragged(keys, kv_offsets),
+                                                 ragged(values, kv_offsets), ScoresAfter::softmax, causal());
   ASSERT_EQ(scores.dimension(0), 2);
   ASSERT_EQ(scores.dimension(2), 9);
   ASSERT_EQ(scores.dimension(3), 133);
@@ -139,8 +142,8 @@ TYPED_TEST(Scores, OfRaggedAndPaddedBatches) {
           ASSERT_EQ(scores(0, h, i, j), 0);
         }
       }
-  const auto alone = attention_weights<double>(ragged(queries, q_offsets), ragged(keys, kv_offsets),
-                                               ragged(values, kv_offsets), {.seq = 1}, causal());
+  const auto alone = attention_weights<Dynamic, Dynamic, double>(
+      ragged(queries, q_offsets), ragged(keys, kv_offsets), ragged(values, kv_offsets), {.seq = 1}, causal());
   for (Index i = 0; i < 9; ++i)
     for (Index h = 0; h < this->H; ++h)
       for (Index j = 0; j < 133; ++j)
@@ -157,8 +160,10 @@ TYPED_TEST(Scores, OfCachesMasksByHeadAndGroupings) {
   cache.append(keys, values);
   const HeadGrouping grouping({1, 1, 1, 1, 1, 0}, 2);
   const auto masks = per_head([](Index h) { return sliding_window(h + 1); });
-  const auto scores = attention_scores<double>(queries, cache, ScoresAfter::softmax, grouping, masks);
-  const auto weights = attention_weights<double>(queries, keys, values, WeightRows{}, grouping, masks);
+  const auto scores =
+      attention_scores<Dynamic, Dynamic, double>(queries, cache, ScoresAfter::softmax, grouping, masks);
+  const auto weights =
+      attention_weights<Dynamic, Dynamic, double>(queries, keys, values, WeightRows{}, grouping, masks);
   for (Index i = 0; i < this->Sq; ++i)
     for (Index h = 0; h < this->H; ++h)
       for (Index j = 0; j < this->Sk; ++j)

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa {
 namespace {

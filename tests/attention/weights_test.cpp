@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/ragged_case.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 
 namespace gqa {
 namespace {
@@ -67,8 +67,8 @@ TYPED_TEST(Weights, AreTheOraclesAndMakeTheOutput) {
     const auto exact = reference::attention(problem);
     const double error = weight_error(c);
     const std::vector<Index> tokens{s.num_q_tokens - 1, 0}, q_heads{s.num_q_heads - 1, 0, s.num_q_heads / 2};
-    const auto weights =
-        attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{0, tokens, q_heads}, mask);
+    const auto weights = attention_weights<Dynamic, Dynamic, double>(c.q_view(), c.k_view(), c.v_view(),
+                                                                     WeightRows{0, tokens, q_heads}, mask);
     expect_rows(weights, tokens, q_heads, s, exact.probabilities, error);
 
     const auto result = test::run(c, {.mask = mask});
@@ -80,7 +80,9 @@ TYPED_TEST(Weights, AreTheOraclesAndMakeTheOutput) {
                     q_head = q_heads[static_cast<std::size_t>(h)];
         const Index row = token * s.num_q_heads + q_head;
         const bool sees = exact.lse[static_cast<std::size_t>(row)] > -1e300;
-        EXPECT_NEAR(sum, sees ? 1 : 0, 1e-12);
+        // 2 units for an exponential, in it and in the sum, and one each for the sum, its inverse and their
+        // product.
+        EXPECT_NEAR(sum, sees ? 1 : 0, 8 * std::numeric_limits<Accumulator<TypeParam>>::epsilon());
         for (Index d = 0; d < s.value_dim; ++d) {
           double out = 0, size = 0;
           for (Index j = 0; j < s.num_kv_tokens; ++j) {
@@ -103,8 +105,10 @@ TYPED_TEST(Weights, AreTheOraclesAndMakeTheOutput) {
 TYPED_TEST(Weights, OfACacheAreThoseOfTensors) {
   AttentionCase<TypeParam> c(Sizes{3, 700, 6, 2, 24, 20}, 3);
   const auto cache = test::cache_of(c);
-  const auto tensors = attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, causal());
-  const auto cached = attention_weights<double>(c.q_view(), cache.layer(0), WeightRows{}, causal());
+  const auto tensors =
+      attention_weights<Dynamic, Dynamic, double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, causal());
+  const auto cached =
+      attention_weights<Dynamic, Dynamic, double>(c.q_view(), cache.layer(0), WeightRows{}, causal());
   ASSERT_EQ(tensors.size(), 3 * 6 * 700) << "no rows named: all of them";
   EXPECT_EQ(std::memcmp(tensors.data(), cached.data(), static_cast<std::size_t>(tensors.size()) * 8), 0);
 }
@@ -126,8 +130,8 @@ TEST(WeightsCall, ScoresSinksMasksByHeadAndHeadMaps) {
       {sliding_window(1), sliding_window(31), sliding_window(61), sliding_window(91), sliding_window(121)});
   const std::vector<Index> tokens{3, 0}, q_heads{0, 1, 2, 3, 4};
   const WeightRows rows{0, tokens, {}};
-  const auto weights = attention_weights<float>(c.q_view(), c.k_view(), c.v_view(), rows, SinkLogits(sinks),
-                                                AnyScoreMod(problem.modify), map, mask);
+  const auto weights = attention_weights(c.q_view(), c.k_view(), c.v_view(), rows, SinkLogits(sinks),
+                                         AnyScoreMod(problem.modify), map, mask);
   expect_rows(weights, tokens, q_heads, s, exact.probabilities, weight_error(c));
   for (Index h = 0; h < 5; ++h) {
     double sum = 0;
@@ -209,13 +213,13 @@ TEST(WeightsCall, OfOneSequenceOfMany) {
     std::vector<Index> tokens;
     for (Index t = 0; t < one.sizes.num_q_tokens; ++t) tokens.push_back(t);
     const auto exact = reference::attention(test::problem_of(one, {.mask = causal()}));
-    expect_rows(attention_weights<float>(c.q(), c.k(), c.v(), WeightRows{static_cast<Index>(seq)}, causal()),
-                tokens, {0, 1, 2, 3}, one.sizes, exact.probabilities, weight_error(one));
+    expect_rows(attention_weights(c.q(), c.k(), c.v(), WeightRows{static_cast<Index>(seq)}, causal()), tokens,
+                {0, 1, 2, 3}, one.sizes, exact.probabilities, weight_error(one));
   }
-  EXPECT_EQ(attention_weights<float>(c.q(), c.k(), c.v(), WeightRows{1}, causal()).size(), 0);
-  EXPECT_EQ(attention_weights<float>(c.q(), c.k(), c.v(), WeightRows{3}, causal()).size(), 0);
+  EXPECT_EQ(attention_weights(c.q(), c.k(), c.v(), WeightRows{1}, causal()).size(), 0);
+  EXPECT_EQ(attention_weights(c.q(), c.k(), c.v(), WeightRows{3}, causal()).size(), 0);
   const auto refused = [&](const WeightRows& rows) {
-    return message_of([&] { attention_weights<float>(c.q(), c.k(), c.v(), rows, causal()); });
+    return message_of([&] { attention_weights(c.q(), c.k(), c.v(), rows, causal()); });
   };
   EXPECT_EQ(refused({4, {}, {}}), "rows: seq is 4, expected at least 0 and less than 4");
   EXPECT_EQ(refused({1, {0}, {}}), "rows: token is 0, expected at least 0 and less than 0");
@@ -232,14 +236,14 @@ TEST(WeightsCall, WhatIsMaskedIsNeverReadAndWeighsNothing) {
     for (Index d = 0; d < 8; ++d)
       c.k[static_cast<std::size_t>(j * 8 + d)] = std::numeric_limits<float>::quiet_NaN();
   const auto visible = [](Index q, Index kv) { return q != 68 && kv != 3 && kv != 20 && kv != 69; };
-  const auto weights =
-      attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, AnyMask(visible));
+  const auto weights = attention_weights<Dynamic, Dynamic, double>(c.q_view(), c.k_view(), c.v_view(),
+                                                                   WeightRows{}, AnyMask(visible));
   for (Index t = 0; t < 4; ++t) {
     for (Index h = 0; h < 2; ++h) {
       double sum = 0;
       for (Index j : {3, 20, 69}) EXPECT_EQ(weights(t, h, j), 0);
       for (Index j = 0; j < 70; ++j) sum += weights(t, h, j);
-      EXPECT_NEAR(sum, t == 2 ? 0 : 1, 1e-12) << t;
+      EXPECT_NEAR(sum, t == 2 ? 0 : 1, 8 * std::numeric_limits<float>::epsilon()) << t;
     }
   }
 }
@@ -249,12 +253,13 @@ TEST(WeightsCall, NaNOfAScoreStaysInItsRow) {
   const AnyScoreMod score([](double s, Index h, Index q, Index kv) {
     return h == 1 && q == 68 && kv == 5 ? std::numeric_limits<double>::quiet_NaN() : s;
   });
-  const auto weights = attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, score);
+  const auto weights =
+      attention_weights<Dynamic, Dynamic, double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, score);
   for (Index t = 0; t < 4; ++t)
     for (Index h = 0; h < 2; ++h)
       for (Index j = 0; j < 70; ++j) EXPECT_EQ(std::isnan(weights(t, h, j)), t == 2 && h == 1);
-  const auto windowed =
-      attention_weights<double>(c.q_view(), c.k_view(), c.v_view(), WeightRows{}, score, sliding_window(66));
+  const auto windowed = attention_weights<Dynamic, Dynamic, double>(c.q_view(), c.k_view(), c.v_view(),
+                                                                    WeightRows{}, score, sliding_window(66));
   for (Index j = 0; j < 70; ++j) EXPECT_EQ(std::isnan(windowed(2, 1, j)), j >= 3 && j <= 68) << j;
 }
 

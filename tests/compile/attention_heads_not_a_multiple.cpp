@@ -2,7 +2,7 @@
 // 30 query heads cannot share 8 key/value heads evenly.
 // error: num_q_heads must be a multiple of num_kv_heads
 // error: eads<30L?, 8L?>
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 #ifdef BROKEN
 constexpr gqa::Index num_q_heads = 30;

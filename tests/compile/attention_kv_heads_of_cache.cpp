@@ -2,7 +2,7 @@
 // The call says 8 KV heads, the cache 4.
 // error: num_kv_heads of attention differs from num_kv_heads of the cache
 // error: Given = 8; .*OfTheView = 4|<8L?, 4L?>
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 #ifdef BROKEN
 constexpr gqa::Index num_kv_heads = 4;

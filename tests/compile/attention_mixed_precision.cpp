@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sums are taken in double for double and in float for everything else; the two do not mix.
 // error: double goes with double only
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 #ifdef BROKEN
 using Key = double;

@@ -8,7 +8,7 @@
 // error: gqa: more than one AttentionOptions: write one, AttentionOptions\{.scale = scale
 // error: gqa: more than one lse_into: write one
 // error: gqa: a function that fits as a mask and as a score function: write mask_fn\(f\)
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;
 

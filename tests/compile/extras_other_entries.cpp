@@ -7,7 +7,7 @@
 // error: gqa: more than one score function: write one
 // error: gqa: more than one SinkLogits: write one
 // error: gqa: workspace_bytes writes no lse, .* leave lse_into out
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;
 using Levels = std::vector<gqa::CascadeLevel<gqa::KVList<gqa::KVCache<float>::View>>>;

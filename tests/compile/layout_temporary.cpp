@@ -7,7 +7,7 @@
 // error: (use of|call to) deleted function .*heads_first_rows
 // error: (use of|call to) deleted function .*heads_of
 // error: gqa: heads_of takes an Eigen matrix, map or block: evaluate other expressions first
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;
 

@@ -5,7 +5,7 @@
 // error: gqa: lse is const, and is to be written
 // error: gqa: lse is an Eigen tensor or map of rank 2
 // error: gqa: lse_into takes a tensor of float, or of double where keys and values are double
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;
 using Lse = Eigen::Tensor<float, 2, Eigen::RowMajor>;

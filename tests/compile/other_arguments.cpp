@@ -14,7 +14,7 @@
 // error: gqa: the name of a function after the tensors: write causal\(\) for causal
 // error: gqa: a list after the tensors: write SinkLogits\(logits\)
 // error: gqa: an argument after the tensors is no mask .*, score function .*, SinkLogits
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <vector>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;

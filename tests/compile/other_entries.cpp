@@ -7,7 +7,7 @@
 // error: gqa: q is not ragged: write ragged\(q, offsets\)
 // error: gqa: out is const, and is to be written
 // error: gqa: a tensor after the tensors
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <vector>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;

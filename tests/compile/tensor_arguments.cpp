@@ -16,7 +16,7 @@
 // error: gqa: v is missing: write attention\(q, k, v\), or attention\(q, cache\)
 // error: gqa: double goes with double only
 // error: gqa: k and v hold the same type
-#include <gqa/attention.hpp>
+#include <gqa/gqa.hpp>
 #include <vector>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;

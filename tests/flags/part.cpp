@@ -101,9 +101,10 @@ void attend(Results& results) {
   results.begin(type + " tensors: output");
   results.add(attention(q_view, kv, causal()));
   results.begin(type + " attention_weights");
-  results.add(attention_weights<float>(q_view, kv, {.tokens = {0, 3, 130}}, causal()));
-  results.add(attention_weights<double>(q_view, k_view, v_view, {.tokens = {7}, .q_heads = {5}},
-                                        AnyScoreMod(soft_cap(5) | alibi(s.num_q_heads))));
+  results.add(attention_weights(q_view, kv, {.tokens = {0, 3, 130}}, causal()));
+  results.add(attention_weights<Dynamic, Dynamic, double>(q_view, k_view, v_view,
+                                                          {.tokens = {7}, .q_heads = {5}},
+                                                          AnyScoreMod(soft_cap(5) | alibi(s.num_q_heads))));
 }
 
 /// Disjoint sets of keys, merged.

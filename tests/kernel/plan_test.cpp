@@ -13,6 +13,15 @@
 namespace gqa {
 namespace {
 
+using detail::Plan;
+using detail::PlanSequence;
+using detail::PlanSizes;
+using detail::Slot;
+using detail::Split;
+using detail::WorkItem;
+using detail::tuning::block_sizes;
+using detail::tuning::BlockSizes;
+
 struct Call {
   PlanSizes sizes;
   std::vector<PlanSequence> seqs;
@@ -23,13 +32,11 @@ struct Call {
     return result;
   }
   void make_plan(Plan& into) const {
-    gqa::make_plan(
+    detail::make_plan(
         sizes, static_cast<Index>(seqs.size()), [&](Index i) { return seqs[static_cast<std::size_t>(i)]; },
         into);
   }
 };
-
-Index num_chunks(Range kv) { return kv.empty() ? 0 : ceil_div(kv.end, chunk_keys) - kv.begin / chunk_keys; }
 
 void expect_valid(const Call& call) {
   const Plan plan = call.plan();
@@ -64,23 +71,41 @@ void expect_valid(const Call& call) {
         const Range q = items[i].q;
         ASSERT_EQ(q.begin, token) << "queries are left out or computed twice";
         token = q.end;
-        Index key = s.kv.begin;
+        // The chunks of the parts follow each other, without those that nobody sees.
+        Index key = s.kv.hull().begin;
+        Index number = 0;
         for (; i < items.size() && items[i].q.begin == q.begin; ++i) {
           const WorkItem& item = items[i];
           ASSERT_EQ(item.q, q);
-          ASSERT_EQ(item.kv.begin, key) << "keys are left out or computed twice";
-          ASSERT_TRUE(item.kv.begin == s.kv.begin || item.kv.begin % chunk_keys == 0) << item.kv.begin;
-          ASSERT_TRUE(item.kv.end == s.kv.end || item.kv.end % chunk_keys == 0) << item.kv.end;
+          const Range hull = s.kv.hull();
+          if (item.split >= 0) {
+            const Split& split = plan.splits[static_cast<std::size_t>(item.split)];
+            ASSERT_EQ(split.part(item.part).begin, number) << "chunks are left out or computed twice";
+            number = split.part(item.part).end;
+            for (Index n = split.part(item.part).begin; n < number; ++n) {
+              const Range chunk = {split.chunks[n] * chunk_keys, (split.chunks[n] + 1) * chunk_keys};
+              ASSERT_EQ(intersect(chunk, item.kv), intersect(chunk, hull));
+            }
+            ASSERT_LE(key, item.kv.begin);
+          } else {
+            ASSERT_EQ(item.kv, hull);
+          }
+          ASSERT_TRUE(item.kv.begin == hull.begin || item.kv.begin % chunk_keys == 0) << item.kv.begin;
+          ASSERT_TRUE(item.kv.end == hull.end || item.kv.end % chunk_keys == 0) << item.kv.end;
           ASSERT_TRUE(!item.kv.empty() || s.kv.empty());
           key = item.kv.end;
         }
-        ASSERT_EQ(key, std::max(s.kv.begin, s.kv.end));
+        if (number > 0) {
+          ASSERT_EQ(number, plan.splits[static_cast<std::size_t>(items.back().split)].chunks.size());
+        }
+        ASSERT_EQ(key, s.kv.hull().end);
       }
       ASSERT_EQ(token, s.num_q_tokens);
     }
   }
 
-  // Every chunk of every split has a slot of its own, in ascending order.
+  // Every chunk of every split has a slot, in ascending order: of its own, or with all others of its merge
+  // unit.
   std::vector<int> used(static_cast<std::size_t>(plan.num_slots));
   std::vector<Index> items_of(plan.splits.size());
   for (const WorkItem& item : plan.items) {
@@ -88,13 +113,24 @@ void expect_valid(const Call& call) {
     ASSERT_LT(item.split, static_cast<Index>(plan.splits.size()));
     const Split& split = plan.splits[static_cast<std::size_t>(item.split)];
     ++items_of[static_cast<std::size_t>(item.split)];
-    const Range kv = call.seqs[static_cast<std::size_t>(item.seq)].kv;
-    ASSERT_EQ(item.slot, split.first_slot + item.kv.begin / chunk_keys - kv.begin / chunk_keys);
-    ASSERT_EQ(split.num_slots, num_chunks(kv));
-    for (Index slot = item.slot; slot < item.slot + num_chunks(item.kv); ++slot) {
-      ASSERT_LT(slot, split.first_slot + split.num_slots);
-      ++used[static_cast<std::size_t>(slot)];
-    }
+    Index number = split.part(item.part).begin;
+    split.for_slots(item.part, item.slot, [&](const Slot& slot) {
+      ASSERT_GE(slot.slot, split.first_slot);
+      ASSERT_LT(slot.slot, split.first_slot + split.num_slots);
+      ++used[static_cast<std::size_t>(slot.slot)];
+      ASSERT_EQ(slot.numbers.begin, number);
+      number = slot.numbers.end;
+      const auto in_unit = [&](Index n) {
+        return n >= 0 && n < split.chunks.size() &&
+               (split.chunks[n] * chunk_keys + split.shift) / merge_keys == slot.unit;
+      };
+      for (Index n = slot.numbers.begin; n < slot.numbers.end; ++n) ASSERT_TRUE(in_unit(n));
+      if (slot.numbers.size() > 1) {
+        ASSERT_FALSE(in_unit(slot.numbers.begin - 1) || in_unit(slot.numbers.end))
+            << "part of a unit in one state";
+      }
+    });
+    ASSERT_EQ(number, split.part(item.part).end);
   }
   for (int times : used) ASSERT_EQ(times, 1) << "a slot has two owners or none";
   for (std::size_t i = 0; i < plan.splits.size(); ++i) {
@@ -118,7 +154,12 @@ Call random_call(test::Random& random) {
     const Index tokens = random.flip(0.1) ? 0
                          : random.flip()  ? 1
                                           : random.integer(1, random.flip() ? 20 : 5000);
-    call.seqs.push_back({tokens, {begin, begin + length}});
+    Ranges kv = Range{begin, begin + length};
+    for (Index more = random.flip() ? 0 : random.integer(1, 3); more > 0; --more) {
+      const Index from = kv.hull().end + random.integer(1, 30000);
+      kv.push_back({from, from + random.integer(1, 9000)});
+    }
+    call.seqs.push_back({tokens, kv, random.flip() ? 0 : random.integer(0, 20000)});
   }
   return call;
 }
@@ -160,7 +201,7 @@ Call one_sequence(Index q_tokens, Index keys, Index kv_heads, Index group, Index
                 .kv_bytes = 4,
                 .num_threads = threads,
                 .blocks = block_sizes(128, 128, 4, Index{1} << 20)};
-  call.seqs = {{q_tokens, {0, keys}}};
+  call.seqs = {{q_tokens, Range{0, keys}}};
   return call;
 }
 
@@ -189,6 +230,22 @@ TEST(Plan, LongDecodeOfOneHeadIsSplitAmongAllThreads) {
     EXPECT_EQ(plan.num_workers, threads);
     EXPECT_GE(static_cast<Index>(plan.items.size()), 2 * threads);
   }
+}
+
+TEST(Plan, ASplitKeepsOneStateForEachWholeMergeUnit) {
+  const Plan plan = one_sequence(1, 64 * merge_keys, 1, 8, 2).plan();
+  EXPECT_GT(plan.splits.size(), 0u);
+  EXPECT_EQ(plan.num_slots, 64);
+  EXPECT_TRUE(plan.several_units);
+  EXPECT_FALSE(one_sequence(1, merge_keys, 1, 8, 2).plan().several_units);
+}
+
+TEST(Plan, WhatNobodySeesIsNoWork) {
+  Call call = one_sequence(1, 0, 1, 8, 2);
+  call.seqs[0].kv = Ranges{{0, 4}, {40000000, 40016384}};
+  const Plan far = call.plan(), near = one_sequence(1, 16384 + 4, 1, 8, 2).plan();
+  EXPECT_EQ(far.items.size(), near.items.size());
+  EXPECT_LE(far.num_slots, near.num_slots + 2);
 }
 
 TEST(Plan, PrefillIsCutIntoQueriesBeforeKeys) {

@@ -115,8 +115,8 @@ TYPED_TEST(CacheMemory, IsAlignedAndNeverMoves) {
       for (Index head = 0; head < 3; ++head)
         for (Index begin = 0; begin < tokens; begin += tile_keys) {
           const auto tile = cache.layer(layer).tile(0, head, {begin, begin + tile_keys}, nullptr);
-          list.push_back(tile.k);
-          list.push_back(tile.v);
+          list.push_back(tile.k.data);
+          list.push_back(tile.v.data);
         }
     return list;
   };

@@ -17,9 +17,10 @@ class Token {
 
   Token(const View& view, Index seq, Index kv_head, Index position, void* scratch = nullptr) {
     // From the beginning of its tile, as attention asks.
-    Index begin = std::max(round_down(position, tile_keys), view.retained(seq).begin);
+    Index begin = std::max(round_down(position, tile_keys), Ranges(view.retained(seq)).hull().begin);
     for (;;) {
-      const Index end = std::min(round_down(position, tile_keys) + tile_keys, view.retained(seq).end);
+      const Index end =
+          std::min(round_down(position, tile_keys) + tile_keys, Ranges(view.retained(seq)).hull().end);
       tile_ = view.tile(seq, kv_head, {begin, end}, scratch);
       j_ = position - begin;
       if (j_ < tile_.size) break;
@@ -29,18 +30,18 @@ class Token {
 
   const T& k(Index d) const {
     constexpr Index E = element_group<T>;
-    return tile_.layout == TileLayout::packed ? tile_.k[d / E * tile_.k_stride + j_ * E + d % E]
-                                              : tile_.k[j_ * tile_.k_stride + d];
+    return tile_.layout == TileLayout::packed ? tile_.k.as<T>()[d / E * tile_.k.stride + j_ * E + d % E]
+                                              : tile_.k.as<T>()[j_ * tile_.k.stride + d];
   }
   const T& v(Index c) const {
     constexpr Index E = element_group<T>;
-    return tile_.layout == TileLayout::packed ? tile_.v[j_ / E * tile_.v_stride + c * E + j_ % E]
-                                              : tile_.v[j_ * tile_.v_stride + c];
+    return tile_.layout == TileLayout::packed ? tile_.v.as<T>()[j_ / E * tile_.v.stride + c * E + j_ % E]
+                                              : tile_.v.as<T>()[j_ * tile_.v.stride + c];
   }
-  const KVTile<T>& tile() const { return tile_; }
+  const KVTile& tile() const { return tile_; }
 
  private:
-  KVTile<T> tile_;
+  KVTile tile_;
   Index j_ = 0;
 };
 

@@ -261,8 +261,8 @@ TEST(CacheViews, TilesEndWhereWantDoes) {
   EXPECT_EQ(cache.layer(0).tile(0, 0, {0, 64}, nullptr).size, 64);
   EXPECT_EQ(cache.layer(0).tile(0, 0, {64, 100}, nullptr).size, 36);
   EXPECT_EQ(cache.layer(0).tile(0, 0, {80, 96}, nullptr).size, 16);
-  EXPECT_EQ(cache.layer(0).tile(0, 0, {80, 96}, nullptr).k,
-            cache.layer(0).tile(0, 0, {64, 100}, nullptr).k + 16);
+  EXPECT_EQ(cache.layer(0).tile(0, 0, {80, 96}, nullptr).k.as<float>(),
+            cache.layer(0).tile(0, 0, {64, 100}, nullptr).k.as<float>() + 16);
 }
 
 TEST(CacheSizes, StaticOnesNeedNotBeGiven) {

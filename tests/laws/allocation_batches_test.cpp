@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "attention/cascade_case.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "laws/allocations.hpp"
 
 namespace gqa {

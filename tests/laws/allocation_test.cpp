@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "attention/attend.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "gqa/score.hpp"
 #include "laws/allocations.hpp"
 

@@ -2,7 +2,7 @@
 // Attention over parts of the keys, merged, is attention over all of them.
 #include <gtest/gtest.h>
 
-#include "gqa/kernel/online_softmax.hpp"
+#include "gqa/kernel/row_state.hpp"
 #include "laws/slices.hpp"
 
 namespace gqa {

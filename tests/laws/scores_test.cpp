@@ -3,7 +3,7 @@
 // meets the same function at the same coordinates.
 #include <gtest/gtest.h>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "laws/slices.hpp"
 
 namespace gqa {

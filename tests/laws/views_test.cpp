@@ -31,13 +31,11 @@ FunctionKV<T> view_of(const AttentionCase<T>& c) {
 
 /// Token-major rows of the case itself.
 template <class T>
-KVTile<T> rows_of(const AttentionCase<T>& c, Index kv_head, Index begin, Index size) {
-  return {c.k_view().at(0, begin, kv_head),
-          c.k_view().token_stride,
-          c.v_view().at(0, begin, kv_head),
-          c.v_view().token_stride,
-          size,
-          TileLayout::token_major};
+KVTile rows_of(const AttentionCase<T>& c, Index kv_head, Index begin, Index size) {
+  return {.k = tile_side(c.k_view().at(0, begin, kv_head), c.k_view().token_stride),
+          .v = tile_side(c.v_view().at(0, begin, kv_head), c.v_view().token_stride),
+          .size = size,
+          .layout = TileLayout::token_major};
 }
 
 /// A packed tile in memory of its own.
@@ -46,19 +44,21 @@ struct PackedCopy {
   std::vector<T> k, v;
   Index k_stride = 0, v_stride = 0;
 
-  KVTile<T> tile(const KVTile<T>& original) const {
-    return {k.data(), k_stride, v.data(), v_stride, original.size, TileLayout::packed};
+  KVTile tile(const KVTile& original) const {
+    return {.k = tile_side(k.data(), k_stride), .v = tile_side(v.data(), v_stride), .size = original.size};
   }
 };
 template <class T>
-PackedCopy<T> packed_copy(const KVTile<T>& tile, const Sizes& s) {
+PackedCopy<T> packed_copy(const KVTile& tile, const Sizes& s) {
   constexpr Index E = element_group<T>;
   const Index keys = round_up(tile.size, simd::padding), dim = round_up(s.value_dim, simd::padding);
   PackedCopy<T> copy{{}, {}, keys * E, dim * E};
   for (Index d = 0; d < s.head_dim; d += E)
-    copy.k.insert(copy.k.end(), tile.k + d / E * tile.k_stride, tile.k + d / E * tile.k_stride + keys * E);
+    copy.k.insert(copy.k.end(), tile.k.as<T>() + d / E * tile.k.stride,
+                  tile.k.as<T>() + d / E * tile.k.stride + keys * E);
   for (Index j = 0; j < tile.size; j += E)
-    copy.v.insert(copy.v.end(), tile.v + j / E * tile.v_stride, tile.v + j / E * tile.v_stride + dim * E);
+    copy.v.insert(copy.v.end(), tile.v.as<T>() + j / E * tile.v.stride,
+                  tile.v.as<T>() + j / E * tile.v.stride + dim * E);
   return copy;
 }
 
@@ -91,7 +91,8 @@ FunctionKV<T> decoded(const AttentionCase<T>& c, Index page) {
       std::copy_n(c.k_view().at(0, want.begin + j, head), D, k + j * D);
       std::copy_n(c.v_view().at(0, want.begin + j, head), Dv, v + j * Dv);
     }
-    return KVTile<T>{k, D, v, Dv, size, TileLayout::token_major};
+    return KVTile{
+        .k = tile_side<T>(k, D), .v = tile_side<T>(v, Dv), .size = size, .layout = TileLayout::token_major};
   };
   return view;
 }
@@ -160,9 +161,9 @@ TYPED_TEST(Views, PackedPiecesAreWholeTiles) {
       view.read = [&](Index seq, Index head, Range want, void* scratch) {
         want.end = page_end({want.begin % tile_keys, want.end - want.begin + want.begin % tile_keys}, page) -
                    want.begin % tile_keys + want.begin;
-        const KVTile<T> tile = cache.layer(0).tile(seq, head, want, scratch);
+        const KVTile tile = cache.layer(0).tile(seq, head, want, scratch);
         auto& copy = copies[{head, want.begin, want.end}];
-        return copy.k.empty() ? (copy = packed_copy(tile, c.sizes)).tile(tile) : copy.tile(tile);
+        return copy.k.empty() ? (copy = packed_copy<T>(tile, c.sizes)).tile(tile) : copy.tile(tile);
       };
       for (const How& how : {How{.mask = causal()}, How{}}) {
         EXPECT_TRUE(same(this->run(c, how, view), test::run(c, how)))
@@ -285,15 +286,17 @@ TYPED_TEST(Views, TilesThatCannotBeAreRefused) {
     expect_refused(c, view, message);
   };
   constexpr Index most = std::numeric_limits<Index>::max();
-  const auto of_size = [](Index size) { return [=](KVTile<T>& tile) { tile.size = size; }; };
+  const auto of_size = [](Index size) { return [=](KVTile& tile) { tile.size = size; }; };
   const std::string wanted = ", expected 1 to 36 for the positions 64 to 100";
   expect(of_size(0), "tile: size is 0" + wanted);
   expect(of_size(-1), "tile: size is -1" + wanted);
   expect(of_size(37), "tile: size is 37" + wanted);
   expect(of_size(most), "tile: size is " + std::to_string(most) + wanted);
-  expect([](KVTile<T>& tile) { tile = {}; }, "tile: size is 0" + wanted);
-  expect([](KVTile<T>& tile) { tile.k = nullptr; }, "tile: k is null, expected the 36 positions from 64 on");
-  expect([](KVTile<T>& tile) { tile.v = nullptr; }, "tile: v is null, expected the 36 positions from 64 on");
+  expect([](KVTile& tile) { tile = {}; }, "tile: size is 0" + wanted);
+  expect([](KVTile& tile) { tile.k.data = nullptr; },
+         "tile: k is null, expected the 36 positions from 64 on");
+  expect([](KVTile& tile) { tile.v.data = nullptr; },
+         "tile: v is null, expected the 36 positions from 64 on");
   auto view = paged(c, 64);
   const auto read = view.read;
   view.read = [=](Index seq, Index head, Range want, void* scratch) {

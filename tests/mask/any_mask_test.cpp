@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "mask/mask_laws.hpp"
 #include "support/attention_case.hpp"
 

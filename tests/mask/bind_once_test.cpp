@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/attention_case.hpp"
 
 namespace gqa {
@@ -28,21 +28,19 @@ struct Counter {
 
 /// The tasks of a call on this many threads.
 Index num_items(const Sizes& s, Index num_seqs, Index num_threads) {
-  PlanSizes sizes{s.num_kv_heads,
-                  s.num_q_heads / s.num_kv_heads,
-                  s.head_dim,
-                  s.value_dim,
-                  sizeof(float),
-                  num_threads,
-                  {}};
-  sizes.blocks = block_sizes(s.head_dim, s.value_dim, sizeof(float), detail::cache_bytes);
-  Plan plan;
-  make_plan(
-      sizes, num_seqs,
-      [&](Index) {
-        return PlanSequence{s.num_q_tokens, {0, s.num_kv_tokens}};
-      },
-      plan);
+  const detail::PlanSizes sizes{
+      .num_kv_heads = s.num_kv_heads,
+      .group_size = s.num_q_heads / s.num_kv_heads,
+      .head_dim = s.head_dim,
+      .value_dim = s.value_dim,
+      .kv_bytes = sizeof(float),
+      .num_threads = num_threads,
+      .blocks = detail::tuning::block_sizes(s.head_dim, s.value_dim, sizeof(float))};
+  detail::Plan plan;
+  const auto sequence = [&](Index) {
+    return detail::PlanSequence{s.num_q_tokens, Range{0, s.num_kv_tokens}};
+  };
+  make_plan(sizes, num_seqs, sequence, plan);
   return static_cast<Index>(plan.items.size());
 }
 

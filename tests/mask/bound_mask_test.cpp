@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <variant>
 
 #include "mask/mask_laws.hpp"
 
@@ -137,6 +138,48 @@ TEST(BoundMasks, EitherSideOfACompositionMayDependOnTheHead) {
         mask_for(neither, 0, h), [=](Index q, Index kv) { return !formula(q, kv); }, Exactness::exact);
     expect_mask_is(
         mask_for(both, 0, h), [](Index, Index) { return false; }, Exactness::exact);
+  }
+}
+
+/// Says which heads differ in one of the three ways there are, or not at all.
+template <class Answer>
+struct Varying {
+  Answer answer;
+  constexpr Window at(Index, Index) const { return causal(); }
+  constexpr Answer varies_by_head() const requires(!std::same_as<Answer, std::monostate>) { return answer; }
+};
+
+TEST(HeadVariations, AreWhatTheMaskSaysAndByQueryHeadIfItDoesNot) {
+  using enum HeadVariation;
+  static_assert(head_variation(causal()) == none && head_variation(causal() & !sinks(2)) == none);
+  static_assert(head_variation(Varying<bool>{false}) == none);
+  static_assert(head_variation(Varying<bool>{true}) == by_q_head);
+  static_assert(head_variation(Varying<std::monostate>{}) == by_q_head);
+  for (const HeadVariation said : {none, by_kv_head, by_q_head}) {
+    const Varying<HeadVariation> mask{said};
+    EXPECT_EQ(head_variation(mask), said);
+    EXPECT_EQ(varies_by_head(mask), said != none);
+    EXPECT_EQ(head_variation(!mask), said);
+    EXPECT_EQ(head_variation(AnyMask(mask)), said);
+    EXPECT_EQ(head_variation(AnyMask(!AnyMask(mask))), said);
+  }
+}
+
+TEST(HeadVariations, OfACompositionAreTheStrongerOnes) {
+  using enum HeadVariation;
+  const HeadVariation all[] = {none, by_kv_head, by_q_head};
+  const HeadVariation stronger[3][3] = {
+      {none, by_kv_head, by_q_head}, {by_kv_head, by_kv_head, by_q_head}, {by_q_head, by_q_head, by_q_head}};
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) {
+      const Varying<HeadVariation> a{all[i]}, b{all[j]};
+      EXPECT_EQ(head_variation(a & b), stronger[i][j]) << i << " & " << j;
+      EXPECT_EQ(head_variation(a | b), stronger[i][j]) << i << " | " << j;
+      EXPECT_EQ(head_variation(AnyMask(a) & AnyMask(b)), stronger[i][j]) << i << " & " << j;
+      EXPECT_EQ(head_variation(AnyMask(a | b)), stronger[i][j]) << i << " | " << j;
+      EXPECT_EQ(varies_by_head(a & b), i + j > 0) << i << " & " << j;
+    }
+    EXPECT_EQ(head_variation(causal() & Varying<HeadVariation>{all[i]}), all[i]);
   }
 }
 

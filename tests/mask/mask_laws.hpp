@@ -70,7 +70,7 @@ template <PositionMask M>
          << names[static_cast<int>(actual)];
 }
 
-/// Rows and bounds of the queries in `q`.
+/// Rows of the queries in `q`.
 template <PositionMask M>
 void expect_rows_hold(const M& mask, const TruthTable& truth, Range q, Range kv) {
   for (Index i = q.begin; i < q.end; ++i) {
@@ -92,6 +92,23 @@ void expect_bounds_hold(const M& mask, const TruthTable& truth, Range q) {
       << ", " << bounds.end << ")";
 }
 
+/// The runs from `from` on pass no key that the queries in `q` see, go forward, and end at the last.
+template <PositionMask M>
+void expect_runs_hold(const M& mask, const TruthTable& truth, Range q, Index from) {
+  const Range nothing = {max_position, max_position};
+  for (Index next = from; next < truth.kv().end;) {
+    const Range run = next_visible(mask, q, next);
+    ASSERT_EQ(truth.count(q, {next, std::min(run.begin, truth.kv().end)}), 0)
+        << "queries [" << q.begin << ", " << q.end << ") see keys from " << next
+        << " on, before the next run [" << run.begin << ", " << run.end << ")";
+    if (run == nothing) return;
+    ASSERT_TRUE(next <= run.begin && !run.empty() && run.end <= max_position)
+        << "queries [" << q.begin << ", " << q.end << "): from " << next << " on, the next run is ["
+        << run.begin << ", " << run.end << ")";
+    next = run.end;
+  }
+}
+
 /// All laws of a mask on positions -4 to `size` of queries and 0 to `size` of keys, every block of them.
 template <PositionMask M>
 void expect_mask_is(const M& mask, const Formula& formula, Exactness exactness, Index size = 18) {
@@ -107,6 +124,7 @@ void expect_mask_is(const M& mask, const Formula& formula, Exactness exactness, 
         }
       }
       ASSERT_NO_FATAL_FAILURE(expect_bounds_hold(mask, truth, {a, b}));
+      for (Index c = 0; c < size; ++c) ASSERT_NO_FATAL_FAILURE(expect_runs_hold(mask, truth, {a, b}, c));
     }
   }
   ASSERT_NO_FATAL_FAILURE(expect_rows_hold(mask, truth, {-4, size}, {0, size}));
@@ -127,6 +145,8 @@ void expect_large_blocks_hold(const M& mask, const Formula& formula, Exactness e
     const Range q = some_range(), kv = some_range();
     ASSERT_TRUE(coverage_holds(mask, truth, q, kv, exactness));
     ASSERT_NO_FATAL_FAILURE(expect_bounds_hold(mask, truth, q));
+    ASSERT_NO_FATAL_FAILURE(expect_runs_hold(mask, truth, q, 0));
+    ASSERT_NO_FATAL_FAILURE(expect_runs_hold(mask, truth, q, kv.begin));
   }
   const Index q = random.integer(0, size - 5);
   ASSERT_NO_FATAL_FAILURE(expect_rows_hold(mask, truth, {q, q + 5}, {0, size}));

@@ -154,7 +154,7 @@ struct CountingView {
   Index value_dim() const { return inner.value_dim(); }
   Index scratch_bytes() const { return inner.scratch_bytes(); }
   Range retained(Index seq) const { return inner.retained(seq); }
-  KVTile<float> tile(Index seq, Index kv_head, Range want, void* scratch) const {
+  KVTile tile(Index seq, Index kv_head, Range want, void* scratch) const {
     const auto t = inner.tile(seq, kv_head, want, scratch);
     for (Index j = want.begin; j < want.begin + t.size; ++j) ++(*asked)[static_cast<std::size_t>(j)];
     return t;

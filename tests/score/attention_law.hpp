@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/attention_case.hpp"
 #include "support/naive.hpp"
 

@@ -30,7 +30,7 @@ class TestMask {
     if (seq_ < 0) mask_.check(extent);
   }
   bool varies_by_seq() const { return seq_ < 0 && mask_.varies_by_seq(); }
-  bool varies_by_head() const { return mask_.varies_by_head(); }
+  HeadVariation varies_by_head() const { return mask_.varies_by_head(); }
 
   /// The mask of one sequence of the batch, for a call of that one alone.
   TestMask of_seq(Index seq) const {

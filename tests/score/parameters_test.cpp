@@ -8,7 +8,7 @@
 #include <limits>
 #include <string>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "score/expect_refused.hpp"
 #include "support/attention_case.hpp"
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "attention/ragged_case.hpp"
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "score/cases.hpp"
 
 namespace gqa::test {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "gqa/attention.hpp"
+#include "gqa/gqa.hpp"
 #include "support/attention_case.hpp"
 
 namespace gqa {

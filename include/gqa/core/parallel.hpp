@@ -25,25 +25,14 @@ struct ThreadPoolDevice;
 #include <type_traits>
 #include <utility>
 
+#include "gqa/core/function_ref.hpp"
 #include "gqa/core/shape.hpp"
 
 namespace gqa {
 
 /// A callable `void(Index)` that is referred to, not owned: it must outlive the
 /// call it is passed to.
-class TaskRef {
- public:
-  template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, TaskRef> && std::invocable<F&, Index>)
-      TaskRef(F&& f)  // NOLINT: converts from any callable on purpose
-      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
-        call_([](void* object, Index i) { (*static_cast<std::remove_reference_t<F>*>(object))(i); }) {}
-  void operator()(Index i) const { call_(object_, i); }
-
- private:
-  void* object_;
-  void (*call_)(void*, Index);
-};
+using TaskRef = detail::FunctionRef<void(Index)>;
 
 /// Runs `task(i)` once for each i in [0, n), in any order and on any threads,
 /// and returns when all are done. `num_threads()` is how many may run at once;
@@ -211,6 +200,12 @@ class PoolExecutor {
 };
 
 namespace detail {
+
+/// An Executor, whatever it is.
+struct ExecutorRef {
+  Index num_threads;
+  FunctionRef<void(Index, TaskRef)> parallel_for;
+};
 
 template <class E>
 concept EigenPool = std::derived_from<std::remove_cvref_t<E>, Eigen::ThreadPoolInterface>;

@@ -1,125 +1,167 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one attention call is asked to compute.
+// What one attention call is asked to compute: sizes, and pointers to what the caller brought, whatever it
+// is.
 #pragma once
 
-#include <algorithm>
-#include <limits>
-#include <type_traits>
+#include <cmath>
+#include <span>
 
 #include "gqa/core/head_grouping.hpp"
 #include "gqa/core/scalar.hpp"
-#include "gqa/kernel/workspace.hpp"
+#include "gqa/core/tensor.hpp"
+#include "gqa/kernel/group_mask.hpp"
+#include "gqa/kernel/row_state.hpp"
 #include "gqa/kv/view.hpp"
-#include "gqa/mask/mask_fn.hpp"
-#include "gqa/mask/mask_ref.hpp"
-#include "gqa/mask/window.hpp"
-#include "gqa/score/score_chain.hpp"
+#include "gqa/score/score_mod_concept.hpp"
 #include "gqa/score/sink_logits.hpp"
 
 namespace gqa::detail {
 
+/// Rows of a caller's tensor of any type: where they begin, and bytes between batches, tokens and heads.
+struct StridedRows {
+  std::byte* data = nullptr;
+  Index batch_stride = 0, token_stride = 0, head_stride = 0;
+
+  std::byte* at(Index batch, Index token, Index head) const {
+    return data + batch * batch_stride + token * token_stride + head * head_stride;
+  }
+};
+template <class View>
+StridedRows strided_rows(const View& view) {
+  using T = std::remove_const_t<std::remove_pointer_t<decltype(view.data)>>;
+  // Strides that overflow are those of sizes that do, which are refused before anything is followed.
+  const auto bytes = [](Index stride) {
+    return static_cast<Index>(static_cast<std::size_t>(stride) * sizeof(T));
+  };
+  return {reinterpret_cast<std::byte*>(const_cast<T*>(view.data)), bytes(view.batch_stride),
+          bytes(view.token_stride), bytes(view.head_stride)};
+}
+
 /// The queries of one sequence, and where their results go.
-template <Scalar TQ, Scalar TO, class Acc>
+template <class Acc>
 struct SequenceQueries {
-  const TQ* q = nullptr;
-  Index q_token_stride = 0, q_head_stride = 0;
-  TO* out = nullptr;
-  Index out_token_stride = 0, out_head_stride = 0;
-  Acc* lse = nullptr;  // may be null
-  Index lse_token_stride = 0, lse_head_stride = 0;
+  StridedRows q, out, lse;  // of its first token; out and lse may be null
   Index tokens = 0;
   Index first_position = 0;  // of its first token, as the view counts positions
   Index position_shift = 0;  // what masks and score functions add to the view's positions
-  Index first_row = 0;  // of its first token, among the tokens of all sequences: where its state is carried
+  Index first_row = 0;       // of its first token, among the tokens of all sequences: where its state is kept
+
+  Range positions(Range of_tokens) const { return shifted(of_tokens, first_position); }
+  Range positions() const { return positions({0, tokens}); }
 };
 
-/// Unnormalised results of some rows: {o, max, sum} over some keys, o with `stride` elements a row.
+/// The tokens of a call's queries: a batch of equal lengths, or packed sequences with offsets.
+struct QueryBatch {
+  Index batch = 0, num_tokens = 0, num_heads = 0, dim = 0;
+  std::span<const Index> offsets = {};  // none: a batch
+
+  Index num_seqs() const { return offsets.empty() ? batch : static_cast<Index>(offsets.size()) - 1; }
+  Index tokens(Index seq) const { return offsets.empty() ? num_tokens : at(seq + 1) - at(seq); }
+  Index batch_of(Index seq) const { return offsets.empty() ? seq : 0; }
+  Index first_token(Index seq) const { return offsets.empty() ? 0 : at(seq); }
+
+ private:
+  Index at(Index seq) const { return offsets[static_cast<std::size_t>(seq)]; }
+};
+
+/// Queries that stand otherwise than at the end of their own sequence's keys, as in a level of a cascade: all
+/// tokens from the first of sequence `first_seq` on, also those of the sequences behind it.
+struct QueryPlacement {
+  Index first_seq = 0, tokens = 0, first_position = 0, position_shift = 0;
+};
+
+/// The scale of scores in two: what q is multiplied by when it is packed, which is exact, and what is left
+/// for the scores. A negative scale turns q around and a zero one clears it.
 template <class Acc>
-struct RowState {
-  Acc* o = nullptr;
-  Acc* max = nullptr;
-  Acc* sum = nullptr;
+struct ScoreScale {
+  Acc sign = 1;
+  Acc size = 1;
 
-  RowState() = default;
-  RowState(Arena& arena, Index rows, Index stride)
-      : o(arena.take<Acc>(checked_mul(rows, stride, "workspace"))),
-        max(arena.take<Acc>(rows)),
-        sum(arena.take<Acc>(rows)) {}
-  RowState(Acc* outputs, Acc* maxima, Acc* sums) : o(outputs), max(maxima), sum(sums) {}
-
-  RowState from(Index row, Index stride) const { return {o + row * stride, max + row, sum + row}; }
-
-  void clear(Index rows, Index stride) const {
-    std::fill(o, o + rows * stride, Acc{0});
-    std::fill(max, max + rows, -std::numeric_limits<Acc>::infinity());
-    std::fill(sum, sum + rows, Acc{0});
-  }
-
-  /// Copies one row of `other` over one of these.
-  void copy(Index row, const RowState& other, Index other_row, Index stride) const {
-    std::copy(other.o + other_row * stride, other.o + (other_row + 1) * stride, o + row * stride);
-    max[row] = other.max[other_row];
-    sum[row] = other.sum[other_row];
-  }
+  ScoreScale() = default;
+  explicit ScoreScale(Acc scale)
+      : sign(scale > 0   ? Acc{1}
+             : scale < 0 ? Acc{-1}
+                         : scale),
+        size(scale == 0 ? Acc{1} : std::abs(scale)) {}
+  Acc whole() const { return sign * size; }
 };
 
-/// Rows that go on from, or to, another call over other keys: row token * num_q_heads + q_head.
+/// A score function behind a pointer; null where there is none.
 template <class Acc>
-struct CarriedState {
-  RowState<Acc> rows;
-  bool resume = false;  // begin with what is there
-  bool keep = false;    // leave the result there, and write no output
+struct ScoreSource {
+  const void* score = nullptr;
+  void (*mod)(const void* score, std::span<Acc> scores, const ScoreRow& at) = nullptr;
+
+  explicit operator bool() const { return mod != nullptr; }
+  void operator()(std::span<Acc> scores, const ScoreRow& at) const { mod(score, scores, at); }
 };
 
-/// What a call computes; the template parameters are the kinds of its parts, the members their values.
-template <KVView View, Mask M, class Score, class QueriesOf>
-struct Attention {
-  using T = typename View::Scalar;
-  using Acc = Accumulator<T>;
-  using MaskType = M;
-  using ScoreType = Score;
+/// How a call's rows of one type are read or written.
+template <class Acc>
+struct RowFormat {
+  const simd::ConvertKernels<Acc>* convert = nullptr;
+  Index bytes = 0;  // of an element
+  bool is_bf16 = false;
+};
+template <Scalar T, class Acc>
+RowFormat<Acc> row_format() {
+  return {&simd::convert_kernels<T>(isa()), sizeof(T), std::is_same_v<T, bfloat16>};
+}
 
-  const View& view;
-  QueriesOf queries;  // seq -> SequenceQueries
-  Index num_seqs;
+/// What a call computes, with sums in Acc.
+template <class Acc>
+struct Call {
+  KVSource kv;
+  Index num_seqs = 0;
   HeadTable heads;
-  const M& mask;
-  const Score& score;
-  Acc scale;
+  MaskSource mask;
+  ScoreSource<Acc> score;
+  ScoreScale<Acc> scale;
   const SinkLogits* sinks = nullptr;  // none
-  CarriedState<Acc> carried = {};
 
-  Index head_dim() const { return view.head_dim(); }
-  Index value_stride() const { return round_up(view.value_dim(), simd::padding); }
+  QueryBatch batch;
+  StridedRows q, out, lse;
+  RowFormat<Acc> q_format, out_format;
+  std::span<const Index> q_offsets = {};  // one for all sequences, or one each; none: the last query sits on
+                                          // the last key
+  const QueryPlacement* placements = nullptr;  // of each sequence; null: as said by q_offsets
+
+  RowState<Acc> resume,
+      keep;  // of rows token * num_q_heads + q_head: begin with, leave the result in; may be none
+  bool write_output = true;
+
+  Index head_dim() const { return kv.head_dim; }
+  Index value_stride() const { return round_up(kv.value_dim, simd::padding); }
+
+  SequenceQueries<Acc> queries(Index seq) const { return queries(seq, kv.retained(seq).hull().end); }
+  SequenceQueries<Acc> queries(Index seq, Index kv_end) const {
+    QueryPlacement at;
+    if (placements != nullptr)
+      at = placements[seq];
+    else
+      at = {seq, batch.tokens(seq), first_position(seq, kv_end), 0};
+    SequenceQueries<Acc> s;
+    s.tokens = at.tokens;
+    s.first_position = at.first_position;
+    s.position_shift = at.position_shift;
+    const Index b = batch.batch_of(at.first_seq), token = batch.first_token(at.first_seq);
+    s.first_row = b * batch.num_tokens + token;
+    if (at.tokens == 0) return s;  // there may be no memory to point to
+    const auto from = [&](StridedRows rows) {
+      if (rows.data != nullptr) rows.data = rows.at(b, token, 0);
+      return rows;
+    };
+    s.q = from(q);
+    s.out = from(out);
+    s.lse = from(lse);
+    return s;
+  }
+
+ private:
+  Index first_position(Index seq, Index kv_end) const {
+    if (q_offsets.empty()) return kv_end - batch.tokens(seq);
+    return q_offsets[q_offsets.size() == 1 ? 0 : static_cast<std::size_t>(seq)];
+  }
 };
-
-constexpr Range shifted(Range r, Index by) { return {r.begin + by, r.end + by}; }
-
-/// Lets the mask, the score function and the sinks (or null) refuse a sequence they have no answer for, or
-/// parameters that the type of the scores does not hold.
-template <class M, class Score>
-void check_extent(const AttentionExtent& extent, const M& mask, const Score& score, const SinkLogits* sinks) {
-  check_mask(mask, extent);
-  if constexpr (requires { score.check(extent); }) score.check(extent);
-  if (sinks != nullptr) sinks->check(extent);
-}
-template <class Call>
-void check_extents(const Call& call) {
-  AttentionExtent extent{.num_seqs = call.num_seqs,
-                         .num_q_heads = call.heads.num_q_heads,
-                         .in_double = std::is_same_v<typename Call::Acc, double>};
-  if constexpr (requires { call.view.padded_tokens(); }) extent.most_kv_tokens = call.view.padded_tokens();
-  for (Index seq = 0; seq < call.num_seqs; ++seq) {
-    extent.most_kv_tokens = std::max(extent.most_kv_tokens, checked_retained(call.view, seq).end);
-    extent.most_q_tokens = std::max(extent.most_q_tokens, call.queries(seq).tokens);
-  }
-  for (Index seq = 0; seq < call.num_seqs; ++seq) {
-    const auto queries = call.queries(seq);
-    extent.q =
-        shifted({queries.first_position, queries.first_position + queries.tokens}, queries.position_shift);
-    extent.kv = shifted(call.view.retained(seq), queries.position_shift);
-    check_extent(extent, call.mask, call.score, call.sinks);
-  }
-}
 
 }  // namespace gqa::detail

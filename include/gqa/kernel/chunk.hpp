@@ -7,18 +7,18 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
-#include <type_traits>
 
+#include "gqa/core/arena.hpp"
 #include "gqa/core/memory.hpp"
-#include "gqa/kernel/plan.hpp"
-#include "gqa/kernel/workspace.hpp"
+#include "gqa/kernel/tuning.hpp"
 #include "gqa/kv/view.hpp"
-#include "gqa/simd/kernels.hpp"
 
 namespace gqa::detail {
 
-/// The right-hand side of a product: a matrix in element groups, and the kernel that reads it.
+/// The right-hand side of a product: a matrix in element groups, and the kernels that read it.
+template <class Acc>
 struct Operand {
+  const simd::Kernels<Acc>* kernels = nullptr;  // of what it holds
   void (*product)(const simd::Product&) = nullptr;
   const std::byte* data = nullptr;
   Index stride = 0;  // elements between groups of rows
@@ -31,49 +31,56 @@ struct Operand {
   }
 };
 
-/// Some keys of a tile: as stored, and as operands of the two products.
-template <Scalar T>
+/// Some keys of a tile as operands of the two products.
+template <class Acc>
 struct Piece {
   Index column = 0;  // of its first key, in the chunk
   Index size = 0;
-  Operand k;  // rows are dims, columns keys
-  Operand v;  // rows are keys, columns dims
+  Operand<Acc> k;  // rows are dims, columns keys
+  Operand<Acc> v;  // rows are keys, columns dims
   enum class Finite : std::uint8_t { unknown, yes, no } finite = Finite::unknown;
+
+  Index tile() const { return column / tile_keys; }
+  Index offset() const { return column % tile_keys; }  // in its tile
 };
 
-/// Kernels for views of T, in two ways of reading it: in the accumulator, or by the bf16 dot product.
-template <Scalar T>
-struct ProductKernels {
-  using Acc = Accumulator<T>;
+/// The kernels of a call, in one of two ways to multiply: in the type of the sums, or by bf16 dot products.
+template <class Acc>
+struct CallKernels {
+  Isa set;
+  const simd::Kernels<Acc>& wide;
+  const simd::RowKernels<Acc>& rows;
+  bool dot;  // queries, keys and values are bfloat16 and the processor multiplies them in pairs
+  void (*release)(simd::MatrixUnit&);  // null: products set no unit
 
-  simd::Kernels<Accumulator<T>> stored;
-  simd::Kernels<Acc> wide;
-  simd::ConvertKernels<Accumulator<T>> convert;
-  bool dot;  // queries and keys are bfloat16 and the processor multiplies them in pairs
-
-  ProductKernels(Isa isa, bool queries_are_bf16)
-      : stored(simd::kernels<T>(isa)),
+  /// `stored`: what keys and values are held in.
+  CallKernels(const simd::Format& stored, bool queries_are_bf16, Isa isa)
+      : set(isa),
         wide(simd::kernels<Acc>(isa)),
-        convert(simd::convert_kernels<T>(isa)),
-        dot(queries_are_bf16 && stored.product_dot != nullptr) {}
+        rows(simd::row_kernels<Acc>(isa)),
+        dot(queries_are_bf16 && stored.group == 2 && stored.kernels<Acc>(isa).product_dot != nullptr),
+        release(dot ? stored.kernels<Acc>(isa).release : nullptr) {}
+
+  const simd::Kernels<Acc>& of(const TileSide& side) const { return side.format->template kernels<Acc>(set); }
 };
 
 /// Scratch for one chunk, and what it holds now.
-template <Scalar T>
+template <class Acc>
 class Chunk {
  public:
-  using Acc = Accumulator<T>;
-
-  Chunk(Arena& arena, Index head_dim, Index value_dim, Index view_scratch_bytes)
-      : head_dim_(head_dim),
-        value_dim_(value_dim),
-        value_stride_(round_up(value_dim, simd::padding)),
-        view_scratch_bytes_(scratch_stride(view_scratch_bytes)),
-        pieces_(arena.take<Piece<T>>(chunk_keys)),
-        keys_(arena.take<Acc>(chunk_keys * round_up(head_dim, 2) + simd::padding)),
+  Chunk(Arena& arena, const KVSource& kv, const CallKernels<Acc>& kernels)
+      : kv_(kv),
+        kernels_(kernels),
+        rules_{kv.value_dim, std::is_same_v<Acc, double>,
+               kv.format->bytes == sizeof(Acc) ? nullptr : kv.format},
+        value_stride_(round_up(kv.value_dim, simd::padding)),
+        view_scratch_bytes_(scratch_stride(kv.scratch_bytes)),
+        pieces_(arena.take<Piece<Acc>>(chunk_keys)),
+        keys_(arena.take<Acc>(chunk_keys * round_up(kv.head_dim, 2) + simd::padding)),
         values_(arena.take<Acc>(chunk_keys * value_stride_)),
         clean_(arena.take<Acc>((tile_keys + 2) * value_stride_)),
-        gathered_(arena.take<T>(tile_keys * (head_dim + value_dim))),
+        gathered_k_(arena.take<Acc>(tile_keys * kv.head_dim)),
+        gathered_v_(arena.take<Acc>(tile_keys * kv.value_dim)),
         view_scratch_(arena.take<std::byte>(checked_mul(chunk_tiles, view_scratch_bytes_, "workspace"))) {}
 
   /// Empties the chunk and places it: the first piece of each of its tiles is not there yet.
@@ -83,75 +90,66 @@ class Chunk {
   }
   Index begin() const { return begin_; }
 
-  Piece<T>* pieces_begin() const { return pieces_; }
-  Piece<T>* pieces_end() const { return pieces_ + size_; }
+  Piece<Acc>* pieces_begin() const { return pieces_; }
+  Piece<Acc>* pieces_end() const { return pieces_ + size_; }
+  bool empty() const { return size_ == 0; }
 
-  /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows_of_queries` rows.
+  /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows` rows of queries.
   /// Short runs of token-major rows are gathered first: pairs of keys then fall as in a whole tile, and
   /// products are as long.
-  template <class View>
-  void read(const View& view, const ProductKernels<T>& kernels, Index seq, Index kv_head, Range want,
-            Index rows_of_queries) {
+  void read(Index seq, Index kv_head, Range want, Index rows) {
     const Index slot = (want.begin - begin_) / tile_keys;
     void* scratch = view_scratch_bytes_ == 0 ? nullptr : view_scratch_ + slot * view_scratch_bytes_;
-    Index gathered = 0;
+    KVTile run{.layout = TileLayout::token_major};  // what has been gathered, up to want.begin
     const auto add_gathered = [&] {
-      if (gathered == 0) return;
-      const KVTile<T> rows{gathered_,  head_dim_, gathered_ + tile_keys * head_dim_,
-                           value_dim_, gathered,  TileLayout::token_major};
-      add(rows, kernels, want.begin - gathered, gathered, rows_of_queries);
-      gathered = 0;
+      if (run.size > 0) add(run, want.begin - run.size, rows);
+      run.size = 0;
     };
-    if (kernels.dot && want.begin % element_group<T> != 0) {  // the first half of its pair is not there
-      std::fill_n(gathered_, head_dim_, T{});
-      std::fill_n(gathered_ + tile_keys * head_dim_, value_dim_, T{});
-      gathered = 1;
+    if (kernels_.dot && want.begin % 2 != 0) {  // the first half of its pair is not there
+      start_run(run, *kv_.format, *kv_.format);
+      std::memset(static_cast<void*>(gathered_k_), 0,
+                  static_cast<std::size_t>(kv_.head_dim * kv_.format->bytes));
+      std::memset(static_cast<void*>(gathered_v_), 0,
+                  static_cast<std::size_t>(kv_.value_dim * kv_.format->bytes));
+      run.size = 1;
     }
     while (!want.empty()) {
-      const KVTile<T> tile = view.tile(seq, kv_head, want, scratch);
-      check_tile(tile, want, value_dim_);
-      const Index size = tile.size;
+      const KVTile tile = kv_.tile(seq, kv_head, want, scratch);
+      check_tile(tile, want, rules_);
       const bool token_major = tile.layout == TileLayout::token_major;
-      for (Index j = 0; token_major && j < size; ++j) {
-        prefetch(tile.k + j * tile.k_stride, static_cast<std::size_t>(head_dim_) * sizeof(T));
-        prefetch(tile.v + j * tile.v_stride, static_cast<std::size_t>(value_dim_) * sizeof(T));
-      }
+      if (token_major) prefetch_rows(tile);
       // A dot product may add up whole steps of keys before it adds them to the rest: none may be cut in two.
       const bool cuts_step =
-          kernels.dot && size < want.size() && (want.begin + size) % simd::matrix_depth != 0;
-      if (token_major ? gathered > 0 || size < want.size() : gathered > 0 || cuts_step) {
-        gather(tile, gathered, size);
-        gathered += size;
+          kernels_.dot && tile.size < want.size() && (want.begin + tile.size) % simd::matrix_depth != 0;
+      const bool fits = !tile.k.scaled() && !tile.v.scaled() &&
+                        (run.size == 0 || (run.k.format == tile.k.format && run.v.format == tile.v.format));
+      if (fits && (run.size > 0 || (token_major ? tile.size < want.size() : cuts_step))) {
+        if (run.size == 0) start_run(run, *tile.k.format, *tile.v.format);
+        gather(tile, run);
       } else {
         add_gathered();
-        add(tile, kernels, want.begin, size, rows_of_queries);
+        add(tile, want.begin, rows);
       }
-      want.begin += size;
+      want.begin += tile.size;
     }
     add_gathered();
   }
 
   /// Whether all values of a piece are finite, so that a weight of 0 makes nothing of them.
-  bool finite(Piece<T>& piece, const ProductKernels<T>& kernels) const {
-    using Finite = typename Piece<T>::Finite;
-    if (piece.finite == Finite::unknown) {
-      const auto columns = value_stride_;
-      const bool is =
-          piece.v.group == element_group<T> && piece.v.element_bytes == static_cast<Index>(sizeof(T))
-              ? kernels.stored.all_finite(static_cast<const T*>(piece.v.at(0, 0)), piece.v.stride, piece.size,
-                                          columns)
-              : kernels.wide.all_finite(static_cast<const Acc*>(piece.v.at(0, 0)), piece.v.stride, piece.size,
-                                        columns);
-      piece.finite = is ? Finite::yes : Finite::no;
-    }
+  bool finite(Piece<Acc>& piece) const {
+    using Finite = typename Piece<Acc>::Finite;
+    if (piece.finite == Finite::unknown)
+      piece.finite = piece.v.kernels->all_finite(piece.v.at(0, 0), piece.v.stride, piece.size, value_stride_)
+                         ? Finite::yes
+                         : Finite::no;
     return piece.finite == Finite::yes;
   }
 
   /// A copy of the piece's values that has zeros for every key whose bit is not set, to be used before the
   /// next one.
-  Operand clean_values(const Piece<T>& piece, std::uint64_t visible) {
-    const Operand& v = piece.v;
-    Operand copy = v;
+  Operand<Acc> clean_values(const Piece<Acc>& piece, std::uint64_t visible) {
+    const Operand<Acc>& v = piece.v;
+    Operand<Acc> copy = v;
     copy.data = reinterpret_cast<const std::byte*>(clean_);
     copy.stride = value_stride_ * v.group;
     for (Index j = 0; j < round_up(piece.size, v.group); ++j) {
@@ -171,107 +169,158 @@ class Chunk {
   }
 
  private:
-  // From this many rows on 16-bit keys are widened once, not in each pass over them: that takes as long as
-  // about 10 passes' conversions, each a fifth of a pass. With fewer rows the products stream what is stored.
-  // The sums are the same: each widened element enters the same multiply-add.
-  static constexpr Index widen_rows = 64;
-
-  // From this many rows on a caller's values are copied to rows that stand side by side: token strides of
-  // whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
-  // pass.
-  static constexpr Index copy_rows = 24;
-
   static Index scratch_stride(Index view_scratch_bytes) {
     GQA_CHECK(view_scratch_bytes >= 0, std::invalid_argument,
               "scratch_bytes is " << view_scratch_bytes << ", expected at least 0");
     return round_down(checked_add(view_scratch_bytes, 63, "scratch_bytes"), 64);
   }
 
-  /// Copies `size` keys and values behind those there already, as token-major rows.
-  void gather(const KVTile<T>& tile, Index there, Index size) {
-    constexpr Index E = element_group<T>;
-    for (Index j = 0; j < size; ++j) {
-      T* k = gathered_ + (there + j) * head_dim_;
-      T* v = gathered_ + tile_keys * head_dim_ + (there + j) * value_dim_;
-      if (tile.layout == TileLayout::token_major) {
-        std::copy_n(tile.k + j * tile.k_stride, head_dim_, k);
-        std::copy_n(tile.v + j * tile.v_stride, value_dim_, v);
-      } else {
-        for (Index d = 0; d < head_dim_; ++d) k[d] = tile.k[d / E * tile.k_stride + j * E + d % E];
-        for (Index c = 0; c < value_dim_; ++c) v[c] = tile.v[j / E * tile.v_stride + c * E + j % E];
-      }
+  void prefetch_rows(const KVTile& tile) const {
+    const auto rows = [&](const TileSide& side, Index dim, Index j) {
+      const Index bytes = side.format->bytes;
+      prefetch(side.as<std::byte>() + j * side.stride * bytes, static_cast<std::size_t>(dim * bytes));
+    };
+    for (Index j = 0; j < tile.size; ++j) {
+      rows(tile.k, kv_.head_dim, j);
+      rows(tile.v, kv_.value_dim, j);
     }
   }
 
-  void add(const KVTile<T>& tile, const ProductKernels<T>& kernels, Index position, Index size, Index rows) {
-    auto& piece = *::new (pieces_ + size_++) Piece<T>;
-    piece.column = position - begin_;
-    piece.size = size;
-    if (kernels.dot)
-      read_pairs(tile, kernels, piece);
-    else
-      read_wide(tile, kernels, piece, rows);
+  void start_run(KVTile& run, const simd::Format& k, const simd::Format& v) {
+    run.k = {.format = &k, .data = gathered_k_, .stride = kv_.head_dim};
+    run.v = {.format = &v, .data = gathered_v_, .stride = kv_.value_dim};
   }
 
-  void read_wide(const KVTile<T>& tile, const ProductKernels<T>& kernels, Piece<T>& piece, Index rows) {
-    constexpr Index T_bytes = sizeof(T), Acc_bytes = sizeof(Acc);
-    const Index column = piece.column, offset = column % tile_keys;
-    Acc* keys = keys_ + (column - offset) * round_up(head_dim_, 2) + offset;
-    Acc* values = values_ + column * value_stride_;
-    const auto bytes = [](const auto* p) { return reinterpret_cast<const std::byte*>(p); };
+  /// Copies the keys and values of a tile behind those of the run, as token-major rows.
+  void gather(const KVTile& tile, KVTile& run) {
     const bool packed = tile.layout == TileLayout::packed;
-    const Operand wide_k{kernels.wide.product, bytes(keys), tile_keys, 1, Acc_bytes};
-    const Operand wide_v{kernels.wide.product, bytes(values), value_stride_, 1, Acc_bytes};
-    if (packed && (std::is_same_v<T, Acc> || rows < widen_rows)) {
-      piece.k = {kernels.stored.product, bytes(tile.k), tile.k_stride, element_group<T>, T_bytes};
-      piece.v = {kernels.stored.product, bytes(tile.v), tile.v_stride, element_group<T>, T_bytes};
-    } else if (packed) {
-      piece.k = wide_k;
-      piece.v = wide_v;
-      kernels.stored.widen(tile.k, tile.k_stride, round_up(head_dim_, element_group<T>), piece.size, keys,
-                           tile_keys);
-      kernels.stored.widen(tile.v, tile.v_stride, piece.size, value_stride_, values, value_stride_);
+    const auto copy = [&](const TileSide& from, Acc* gathered, Index dim, Index j, bool dim_major) {
+      const Index bytes = from.format->bytes, group = from.format->group;
+      std::byte* to = reinterpret_cast<std::byte*>(gathered) + (run.size + j) * dim * bytes;
+      const std::byte* data = from.as<std::byte>();
+      if (!packed) {
+        std::memcpy(to, data + j * from.stride * bytes, static_cast<std::size_t>(dim * bytes));
+        return;
+      }
+      for (Index d = 0; d < dim; ++d) {
+        const Index outer = dim_major ? d : j, inner = dim_major ? j : d;
+        const Index at = outer / group * from.stride + inner * group + outer % group;
+        std::memcpy(to + d * bytes, data + at * bytes, static_cast<std::size_t>(bytes));
+      }
+    };
+    for (Index j = 0; j < tile.size; ++j) {
+      copy(tile.k, gathered_k_, kv_.head_dim, j, true);
+      copy(tile.v, gathered_v_, kv_.value_dim, j, false);
+    }
+    run.size += tile.size;
+  }
+
+  void add(const KVTile& tile, Index position, Index rows) {
+    auto& piece = *::new (pieces_ + size_++) Piece<Acc>;
+    piece.column = position - begin_;
+    piece.size = tile.size;
+    if (kernels_.dot) {
+      read_pairs(tile, piece);
     } else {
-      piece.k = wide_k;
-      kernels.stored.transpose_keys(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
-      if constexpr (std::is_same_v<T, Acc>) {
-        if (value_dim_ == value_stride_ && tile.k != gathered_ && rows < copy_rows) {
-          piece.v = {kernels.wide.product, bytes(tile.v), tile.v_stride, 1, Acc_bytes};
-          return;
-        }
-      }
-      piece.v = wide_v;
-      for (Index j = 0; j < piece.size; ++j) {
-        Acc* row = values + j * value_stride_;
-        kernels.convert.widen(tile.v + j * tile.v_stride, value_dim_, Acc{1}, row);
-        std::fill(row + value_dim_, row + value_stride_, Acc{0});
-      }
+      piece.k = wide_keys(tile, piece, rows);
+      piece.v = wide_values(tile, piece, rows);
     }
   }
 
-  void read_pairs(const KVTile<T>& tile, const ProductKernels<T>& kernels, Piece<T>& piece) {
-    constexpr Index T_bytes = sizeof(T), E = element_group<T>;
-    const auto bytes = [](const auto* p) { return reinterpret_cast<const std::byte*>(p); };
-    piece.k = {kernels.stored.product_dot, bytes(tile.k), tile.k_stride, E, T_bytes};
-    piece.v = {kernels.stored.product_dot, bytes(tile.v), tile.v_stride, E, T_bytes};
-    if (tile.layout == TileLayout::packed) return;
-    const Index column = piece.column, offset = column % tile_keys;
-    T* keys = reinterpret_cast<T*>(keys_) + (column - offset) * round_up(head_dim_, E) + offset * E;
-    T* values = reinterpret_cast<T*>(values_) + round_up(column, E) * value_stride_;
-    kernels.stored.transpose_stored(tile.k, tile.k_stride, piece.size, head_dim_, tile_keys - offset, keys);
-    kernels.stored.interleave_pairs(tile.v, tile.v_stride, piece.size, value_dim_, values, value_stride_ * E);
-    piece.k.data = bytes(keys);
-    piece.k.stride = tile_keys * E;
-    piece.v.data = bytes(values);
-    piece.v.stride = value_stride_ * E;
+  Operand<Acc> stored(const TileSide& side) const {
+    const auto& kernels = kernels_.of(side);
+    return {&kernels,    kernels.product,    side.as<std::byte>(),
+            side.stride, side.format->group, side.format->bytes};
+  }
+  Operand<Acc> widened(const Acc* data, Index stride) const {
+    return {&kernels_.wide,    kernels_.wide.product, reinterpret_cast<const std::byte*>(data), stride, 1,
+            Index{sizeof(Acc)}};
+  }
+  /// Whether a packed side is multiplied as it stands.
+  static bool as_stored(const TileSide& side, Index rows) {
+    return !side.scaled() && (side.format->bytes == Index{sizeof(Acc)} || !tuning::widens_once(rows));
   }
 
-  Index head_dim_, value_dim_, value_stride_, view_scratch_bytes_;
-  Piece<T>* pieces_;
+  Operand<Acc> wide_keys(const KVTile& tile, const Piece<Acc>& piece, Index rows) {
+    const TileSide& k = tile.k;
+    const bool packed = tile.layout == TileLayout::packed;
+    if (packed && as_stored(k, rows)) return stored(k);
+    const Index offset = piece.offset();
+    Acc* keys = keys_ + (piece.column - offset) * round_up(kv_.head_dim, 2) + offset;
+    const auto& kernels = kernels_.of(k);
+    if (packed)
+      kernels.widen(k.data, k.stride, round_up(kv_.head_dim, k.format->group), piece.size, keys, tile_keys);
+    else
+      kernels.transpose_keys(k.data, k.stride, piece.size, kv_.head_dim, tile_keys - offset, keys);
+    scale(k, keys, tile_keys, kv_.head_dim, piece.size);
+    return widened(keys, tile_keys);
+  }
+
+  Operand<Acc> wide_values(const KVTile& tile, const Piece<Acc>& piece, Index rows) {
+    const TileSide& v = tile.v;
+    const bool packed = tile.layout == TileLayout::packed;
+    if (packed && as_stored(v, rows)) return stored(v);
+    Acc* values = values_ + piece.column * value_stride_;
+    if (packed) {
+      kernels_.of(v).widen(v.data, v.stride, piece.size, value_stride_, values, value_stride_);
+    } else {
+      const bool whole_vectors = kv_.value_dim == value_stride_ && v.data != gathered_v_;
+      if (v.format->bytes == Index{sizeof(Acc)} && whole_vectors && !v.scaled() &&
+          !tuning::copies_values(rows))
+        return widened(v.as<Acc>(), v.stride);
+      for (Index j = 0; j < piece.size; ++j) widen_row(v, j, values + j * value_stride_);
+    }
+    scale(v, values, value_stride_, piece.size, kv_.value_dim);
+    return widened(values, value_stride_);
+  }
+
+  /// Row j of token-major values, padded with 0.
+  void widen_row(const TileSide& v, Index j, Acc* row) const {
+    const std::byte* from = v.as<std::byte>() + j * v.stride * v.format->bytes;
+    kernels_.of(v).widen_row(from, kv_.value_dim, Acc{1}, row);
+    std::fill(row + kv_.value_dim, row + value_stride_, Acc{0});
+  }
+
+  static void scale(const TileSide& side, Acc* elements, Index stride, Index rows, Index columns) {
+    if (!side.scaled()) return;
+    for (Index r = 0; r < rows; ++r) {
+      Acc* row = elements + r * stride;
+      if (side.depth_scale != nullptr)
+        for (Index c = 0; c < columns; ++c) row[c] *= static_cast<Acc>(side.depth_scale[r]);
+      if (side.column_scale != nullptr)
+        for (Index c = 0; c < columns; ++c) row[c] *= static_cast<Acc>(side.column_scale[c]);
+    }
+  }
+
+  void read_pairs(const KVTile& tile, Piece<Acc>& piece) {
+    const auto& kernels = kernels_.of(tile.k);
+    piece.k = stored(tile.k);
+    piece.v = stored(tile.v);
+    piece.k.product = piece.v.product = kernels.product_dot;
+    if (tile.layout == TileLayout::packed) return;
+    const Index offset = piece.offset();
+    auto* keys =
+        reinterpret_cast<bfloat16*>(keys_) + (piece.column - offset) * round_up(kv_.head_dim, 2) + offset * 2;
+    auto* values = reinterpret_cast<bfloat16*>(values_) + round_up(piece.column, 2) * value_stride_;
+    kernels.transpose_stored(tile.k.data, tile.k.stride, piece.size, kv_.head_dim, tile_keys - offset, keys);
+    kernels.interleave_pairs(tile.v.data, tile.v.stride, piece.size, kv_.value_dim, values,
+                             value_stride_ * 2);
+    piece.k.data = reinterpret_cast<const std::byte*>(keys);
+    piece.k.stride = tile_keys * 2;
+    piece.v.data = reinterpret_cast<const std::byte*>(values);
+    piece.v.stride = value_stride_ * 2;
+  }
+
+  const KVSource& kv_;
+  const CallKernels<Acc>& kernels_;
+  TileRules rules_;
+  Index value_stride_, view_scratch_bytes_;
+  Piece<Acc>* pieces_;
   Acc* keys_;
   Acc* values_;
   Acc* clean_;
-  T* gathered_;
+  Acc* gathered_k_;
+  Acc* gathered_v_;
   std::byte* view_scratch_;
   Index begin_ = 0, size_ = 0;
 };

@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "gqa/core/layout.hpp"
 #include "gqa/core/parallel.hpp"
-#include "gqa/kernel/arguments.hpp"
-#include "gqa/kernel/run.hpp"
+#include "gqa/kernel/make_call.hpp"
 
 namespace gqa::detail {
 
@@ -189,8 +189,8 @@ constexpr void check_extra() {
                 "tokens, heads, dim) for out");
   static_assert(!other || memory,
                 "gqa: an argument after the tensors is no mask ((q_pos, kv_pos) -> bool), score function "
-                "((score, q_head, q_pos, kv_pos) -> score), SinkLogits, HeadGrouping, lse_into(tensor) or "
-                "AttentionOptions");
+                "((score, q_head, q_pos, kv_pos) -> score), SinkLogits, HeadGrouping, lse_into(tensor), "
+                "state_into(state), resume(state) or AttentionOptions");
 }
 
 /// What follows k and v: the output, where it looks like one, and extras.

@@ -6,19 +6,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "gqa/core/shape.hpp"
-#include "gqa/simd/product.hpp"
+#include "gqa/core/function_ref.hpp"
+#include "gqa/core/ranges.hpp"
+#include "gqa/kernel/tuning.hpp"
 
-namespace gqa {
-
-using simd::tile_keys;
-
-/// The KV axis is cut into chunks at multiples of this position, whatever the threads, the batch or the
-/// cache. A chunk's softmax is taken whole and chunks merge in ascending order, so how work is split shows in
-/// no bit. 512 keys: a merge (2 FMAs an element of the output) costs 1/256 of the products of a chunk, and
-/// the 6 score rows of a register tile (12 kB) leave L1 to the keys.
-inline constexpr Index chunk_tiles = 8;
-inline constexpr Index chunk_keys = chunk_tiles * tile_keys;
+namespace gqa::detail {
 
 /// What one task computes: the queries `q` (indices into the sequence's own) of one sequence that share
 /// `kv_head`, against the positions `kv`. Prefill slices q, decode slices kv; nothing else differs.
@@ -28,42 +20,90 @@ struct WorkItem {
   Range q;
   Range kv;
   Index split = -1;  ///< which group of items shares these queries; -1: this item has all their keys
-  Index slot = 0;    ///< where its first chunk's result is kept until the split's other items are done
+  Index part = 0;    ///< which of the split's items it is
+  Index slot = 0;    ///< where its first result is kept until the split's other items are done
 };
 
-/// Items that share their queries: how many are to finish before their chunks, in consecutive slots, can
-/// merge.
+/// The chunks that somebody may see, numbered without those between them.
+class ChunkList {
+ public:
+  ChunkList() = default;
+  explicit ChunkList(const Ranges& positions) {
+    for (const Range r : positions) {
+      if (r.empty()) continue;
+      Range chunks = {r.begin / chunk_keys, ceil_div(r.end, chunk_keys)};
+      if (size_ > 0) chunks.begin = std::max(chunks.begin, ranges_.back().end);
+      if (chunks.empty()) continue;
+      if (size_ == 0)
+        ranges_ = chunks;
+      else if (ranges_.back().end == chunks.begin)
+        ranges_.back().end = chunks.end;
+      else
+        ranges_.push_back(chunks);
+      size_ += chunks.size();
+    }
+  }
+
+  Index size() const { return size_; }
+  /// The chunk with number i.
+  Index operator[](Index i) const {
+    for (const Range r : ranges_) {
+      if (i < r.size()) return r.begin + i;
+      i -= r.size();
+    }
+    return ranges_.hull().end;
+  }
+
+ private:
+  Ranges ranges_;
+  Index size_ = 0;
+};
+
+/// What is kept of a split's chunks: one state for all chunks of a merge unit where one part has them all,
+/// else one for each chunk.
+struct Slot {
+  Index slot;
+  Range numbers;  // of the chunks, in the list
+  Index unit;     // of merge_keys positions
+};
+
+/// Items that share their queries: how many are to finish before what they kept can merge.
 struct Split {
   Index num_items = 0;
   Index first_slot = 0;
   Index num_slots = 0;
-};
+  ChunkList chunks;
+  Index shift = 0;  ///< what positions are above those of the view, for which the merge units are counted
 
-/// Block sizes in query rows: of a task, and of the part of it whose scores stay in the second-level cache.
-struct BlockSizes {
-  Index task_rows;
-  Index block_rows;
-};
+  Range part(Index i) const { return {chunks.size() * i / num_items, chunks.size() * (i + 1) / num_items}; }
+  Index unit_of(Index number) const { return (chunks[number] * chunk_keys + shift) / merge_keys; }
 
-/// Rows a block has: its scores (chunk_keys floats a row), queries, outputs and chunk outputs (head_dim or
-/// value_dim floats each) fill at most half of `cache_bytes`; the other half holds the chunk's keys and
-/// values. A task has enough blocks to share the packing of a chunk, which costs as much as about 30 rows
-/// where a caller's rows lie pages apart, until it is about 1 %.
-constexpr BlockSizes block_sizes(Index head_dim, Index value_dim, Index scalar_bytes, Index cache_bytes) {
-  // Sizes that overflow are refused elsewhere; here they only must not.
-  constexpr Index enough = Index{1} << 32;
-  const Index row_bytes =
-      (chunk_keys + std::min(head_dim, enough) + 2 * std::min(value_dim, enough)) * scalar_bytes;
-  const Index block =
-      std::clamp<Index>(round_down(cache_bytes / 2 / std::max<Index>(row_bytes, 1), 24), 24, 192);
-  return {16 * block, block};
-}
+  /// Calls f(Slot) for each state that a part keeps, in ascending order. Returns how many.
+  template <class F>
+  Index for_slots(Index which, Index slot, F&& f) const {
+    const Range mine = part(which);
+    const Index first = slot;
+    for (Index i = mine.begin; i < mine.end;) {
+      const Index unit = unit_of(i);
+      Index end = i + 1;
+      while (end < mine.end && unit_of(end) == unit) ++end;
+      const bool whole = (i == 0 || unit_of(i - 1) != unit) && (end == chunks.size() || unit_of(end) != unit);
+      if (whole)
+        f(Slot{slot++, {i, end}, unit});
+      else
+        for (Index j = i; j < end; ++j) f(Slot{slot++, {j, j + 1}, unit});
+      i = end;
+    }
+    return slot - first;
+  }
+};
 
 /// One sequence as the planner sees it: how many query tokens, and which positions its queries can see at
 /// all.
 struct PlanSequence {
   Index num_q_tokens = 0;
-  Range kv;
+  Ranges kv;
+  Index shift = 0;  ///< see Split
 };
 
 struct PlanSizes {
@@ -73,7 +113,7 @@ struct PlanSizes {
   Index value_dim = 1;
   Index kv_bytes = 4;  ///< of one stored element
   Index num_threads = 1;
-  BlockSizes blocks = {768, 192};
+  tuning::BlockSizes blocks = {768, 192};
 };
 
 /// The tasks of a call and what they need.
@@ -81,50 +121,41 @@ struct Plan {
   std::vector<WorkItem> items;
   Index num_workers = 0;
   std::vector<Split> splits;
-  Index num_slots = 0;  ///< chunk results to keep until their split is complete
-  Index max_rows = 0;   ///< query rows of the largest item
+  Index num_slots = 0;         ///< states to keep until their split is complete
+  Index max_rows = 0;          ///< query rows of the largest item
+  bool several_units = false;  ///< an item may see more than one merge unit
 };
 
-/// A call worth less than this runs on one thread: waking another takes about 10 us here, and what the caches
-/// hold takes a third of the estimate below.
-inline constexpr double min_parallel_ns = 50000;
-
-/// More threads than this are not told apart: what an executor claims to have must not overflow.
-inline constexpr Index most_threads = Index{1} << 16;
-
-namespace detail {
-
-/// Nanoseconds one thread takes: the keys and values at 16 bytes a ns, or the two products at 80 FLOP a ns.
-inline double estimate_ns(const PlanSizes& sizes, Index q_tokens, Index keys) {
-  const double elements = static_cast<double>(keys) * static_cast<double>(sizes.head_dim + sizes.value_dim);
-  const double bytes = elements * static_cast<double>(sizes.kv_bytes * sizes.num_kv_heads);
-  const double flops = 2 * elements * static_cast<double>(q_tokens * sizes.group_size * sizes.num_kv_heads);
-  return std::max(bytes / 16, flops / 80);
+/// Nanoseconds one thread takes for one sequence.
+inline double estimate_ns(const PlanSizes& sizes, const PlanSequence& sequence) {
+  const double elements = static_cast<double>(sequence.kv.positions()) *
+                          static_cast<double>(sizes.head_dim + sizes.value_dim) *
+                          static_cast<double>(sizes.num_kv_heads);
+  return tuning::estimate_ns(elements, static_cast<double>(sizes.kv_bytes),
+                             static_cast<double>(sequence.num_q_tokens * sizes.group_size));
 }
-
-}  // namespace detail
 
 /// Cuts `num_seqs` sequences into work items, into `plan` (whose memory is reused). `sequence(i)` is a
 /// PlanSequence. A task has at most blocks.task_rows query rows; where that leaves too few for the threads,
 /// first the queries and then the keys are cut finer, down to one block of rows and one chunk of keys.
-template <class SequenceAt>
-void make_plan(const PlanSizes& sizes, Index num_seqs, SequenceAt&& sequence, Plan& plan) {
+inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSequence(Index)> sequence,
+                      Plan& plan) {
   plan.items.clear();
   plan.splits.clear();
   plan.num_slots = plan.max_rows = 0;
+  plan.several_units = false;
   double total_ns = 0;
   Index task_tokens = std::max<Index>(1, sizes.blocks.task_rows / sizes.group_size);
   const Index block_tokens = std::max<Index>(1, sizes.blocks.block_rows / sizes.group_size);
   Index num_tasks = 0;
   for (Index seq = 0; seq < num_seqs; ++seq) {
     const PlanSequence s = sequence(seq);
-    total_ns += detail::estimate_ns(sizes, s.num_q_tokens, s.kv.size());
+    total_ns += estimate_ns(sizes, s);
     num_tasks += ceil_div(s.num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
-  const Index num_threads = std::clamp<Index>(sizes.num_threads, 1, most_threads);
-  const bool parallel = num_threads > 1 && total_ns >= min_parallel_ns;
-  // Four tasks a thread leave at most a quarter of one thread's share to wait for at the end.
-  const Index wanted = parallel ? 4 * num_threads : 1;
+  const Index num_threads = std::clamp<Index>(sizes.num_threads, 1, tuning::most_threads);
+  const bool parallel = num_threads > 1 && total_ns >= tuning::min_parallel_ns;
+  const Index wanted = parallel ? tuning::tasks_wanted(num_threads) : 1;
   for (; parallel && num_tasks < wanted && task_tokens > block_tokens;) {
     task_tokens = std::max(block_tokens, ceil_div(task_tokens, 2));
     num_tasks = 0;
@@ -135,8 +166,11 @@ void make_plan(const PlanSizes& sizes, Index num_seqs, SequenceAt&& sequence, Pl
 
   for (Index seq = 0; seq < num_seqs; ++seq) {
     const PlanSequence s = sequence(seq);
-    const Range chunks = {s.kv.begin / chunk_keys, ceil_div(s.kv.end, chunk_keys)};
-    const Index splits = s.kv.empty() ? 1 : std::min(splits_wanted, chunks.size());
+    const Range hull = s.kv.hull();
+    Split split{.chunks = ChunkList(s.kv), .shift = s.shift};
+    split.num_items = std::max<Index>(1, std::min(splits_wanted, split.chunks.size()));
+    plan.several_units |=
+        !hull.empty() && (hull.begin + s.shift) / merge_keys != (hull.end - 1 + s.shift) / merge_keys;
     // The last queries of a causal prefill see the most keys: they go first, so that the end is made of small
     // tasks.
     for (Index begin = round_down(std::max<Index>(s.num_q_tokens - 1, 0), task_tokens);
@@ -144,23 +178,30 @@ void make_plan(const PlanSizes& sizes, Index num_seqs, SequenceAt&& sequence, Pl
       const Range q = {begin, std::min(begin + task_tokens, s.num_q_tokens)};
       plan.max_rows = std::max(plan.max_rows, q.size() * sizes.group_size);
       for (Index kv_head = 0; kv_head < sizes.num_kv_heads; ++kv_head) {
-        if (splits == 1) {
-          plan.items.push_back({seq, kv_head, q, s.kv, -1, 0});
+        if (split.num_items == 1) {
+          plan.items.push_back({.seq = seq, .kv_head = kv_head, .q = q, .kv = hull});
           continue;
         }
-        for (Index part = 0; part < splits; ++part) {
-          const Index first = chunks.begin + chunks.size() * part / splits;
-          const Index last = chunks.begin + chunks.size() * (part + 1) / splits;
-          plan.items.push_back({seq, kv_head, q, intersect({first * chunk_keys, last * chunk_keys}, s.kv),
-                                static_cast<Index>(plan.splits.size()),
-                                plan.num_slots + first - chunks.begin});
+        split.first_slot = plan.num_slots;
+        for (Index part = 0; part < split.num_items; ++part) {
+          const Range numbers = split.part(part);
+          const Range kv = {split.chunks[numbers.begin] * chunk_keys,
+                            (split.chunks[numbers.end - 1] + 1) * chunk_keys};
+          plan.items.push_back({.seq = seq,
+                                .kv_head = kv_head,
+                                .q = q,
+                                .kv = intersect(kv, hull),
+                                .split = static_cast<Index>(plan.splits.size()),
+                                .part = part,
+                                .slot = plan.num_slots});
+          plan.num_slots += split.for_slots(part, plan.num_slots, [](const Slot&) {});
         }
-        plan.splits.push_back({splits, plan.num_slots, chunks.size()});
-        plan.num_slots += chunks.size();
+        split.num_slots = plan.num_slots - split.first_slot;
+        plan.splits.push_back(split);
       }
     }
   }
   plan.num_workers = parallel ? std::min<Index>(num_threads, static_cast<Index>(plan.items.size())) : 1;
 }
 
-}  // namespace gqa
+}  // namespace gqa::detail

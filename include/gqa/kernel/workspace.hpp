@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "gqa/core/arena.hpp"
 #include "gqa/core/memory.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/kernel/plan.hpp"
@@ -22,8 +23,8 @@ class Workspace {
   /// What it holds after reserve(size).
   Index bytes_with(Index size) const {
     return std::max(own_.capacity, size) + between_.capacity +
-           static_cast<Index>(plan_.items.capacity() * sizeof(WorkItem) +
-                              plan_.splits.capacity() * sizeof(Split));
+           static_cast<Index>(plan_.items.capacity() * sizeof(detail::WorkItem) +
+                              plan_.splits.capacity() * sizeof(detail::Split));
   }
 
   /// At least `size` bytes, aligned to 64; what was there before is lost. Throws std::bad_alloc.
@@ -32,7 +33,7 @@ class Workspace {
   /// The same, of memory that reserve() leaves alone: for what is made of several calls, as a cascade is.
   std::byte* reserve_between_calls(Index size) { return between_.reserve(size); }
 
-  Plan& plan() { return plan_; }
+  detail::Plan& plan() { return plan_; }
 
  private:
   struct Memory {
@@ -62,31 +63,7 @@ class Workspace {
   };
 
   Memory own_, between_;
-  Plan plan_;
+  detail::Plan plan_;
 };
-
-namespace detail {
-
-/// Lays arrays out one after another, each at a multiple of 64 bytes. Run once without memory to learn the
-/// size.
-class Arena {
- public:
-  explicit Arena(std::byte* memory = nullptr) : memory_(memory) {}
-
-  template <class T>
-  T* take(Index count) {
-    std::byte* at = memory_ == nullptr ? nullptr : memory_ + used_;
-    const Index size = checked_mul(count, sizeof(T), "workspace");
-    used_ = checked_add(used_, round_down(checked_add(size, 63, "workspace"), 64), "workspace");
-    return reinterpret_cast<T*>(at);
-  }
-  Index used() const { return used_; }
-
- private:
-  std::byte* memory_;
-  Index used_ = 0;
-};
-
-}  // namespace detail
 
 }  // namespace gqa

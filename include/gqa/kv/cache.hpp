@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "gqa/core/tensor.hpp"
-#include "gqa/kv/packed_tokens.hpp"
-#include "gqa/kv/span.hpp"
-#include "gqa/kv/unpack.hpp"
+#include "gqa/kv/cache_concept.hpp"
+#include "gqa/kv/read_tokens.hpp"
+#include "gqa/kv/sequence.hpp"
+#include "gqa/kv/slabs.hpp"
 #include "gqa/kv/view.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -22,24 +23,21 @@ namespace detail {
 /// What a cache and its views share.
 template <Scalar T>
 struct CacheState {
-  CacheState(Index most_tokens, PackedTokens<T> empty)
-      : max_tokens(most_tokens),
-        tokens(std::move(empty)),
-        written(static_cast<std::size_t>(tokens.num_layers())) {}
+  CacheState(Index max_tokens, Slabs<T> empty)
+      : slabs(std::move(empty)), sequence(max_tokens, slabs.num_layers()) {}
 
-  Index max_tokens;
-  PackedTokens<T> tokens;
-  std::vector<Index> written;  // a layer: how many tokens, without gaps
-  Index size = 0;
-  std::uint64_t span_epoch = next_epoch();  // until truncate or clear
-  std::uint64_t view_epoch = next_epoch();  // until clear; 0: the cache is gone
+  Slabs<T> slabs;
+  Sequence sequence;
+
+  KVTile tile(Index layer, Index head, Range want) const {
+    const Index tile = want.begin / tile_keys;
+    return slabs.layout().tile(slabs.block_at(layer, head, tile),
+                               {want.begin % tile_keys, want.end - tile * tile_keys});
+  }
 
   void clear() noexcept {
-    tokens.release();
-    size = 0;
-    std::fill(written.begin(), written.end(), Index{0});
-    span_epoch = next_epoch();
-    view_epoch = next_epoch();
+    slabs.release();
+    sequence.clear();
   }
 };
 
@@ -88,33 +86,33 @@ class KVCache {
     static constexpr Index static_head_dim = D;
 
     Index num_seqs() const { return 1; }
-    Index num_kv_heads() const { return state_->tokens.num_kv_heads(); }
-    Index head_dim() const { return state_->tokens.head_dim(); }
-    Index value_dim() const { return state_->tokens.value_dim(); }
+    Index num_kv_heads() const { return state_->slabs.num_kv_heads(); }
+    Index head_dim() const { return state_->slabs.layout().head_dim(); }
+    Index value_dim() const { return state_->slabs.layout().value_dim(); }
     Index scratch_bytes() const { return 0; }
 
     Range retained(Index) const {
       check();
-      return {0, state_->written[static_cast<std::size_t>(layer_)]};
+      return {0, state_->sequence.written(layer_)};
     }
 
-    KVTile<T> tile(Index, Index kv_head, Range want, void*) const {
+    KVTile tile(Index, Index kv_head, Range want, void*) const {
       check();
-      return state_->tokens.tile(layer_, kv_head, want);
+      return state_->tile(layer_, kv_head, want);
     }
 
    private:
     friend class KVCache;
     View(std::shared_ptr<const State> state, Index layer)
-        : state_(std::move(state)), layer_(layer), epoch_(state_->view_epoch) {}
+        : state_(std::move(state)), layer_(layer), epoch_(state_->sequence.view_epoch()) {}
 
     void check() const {
-      if (epoch_ != state_->view_epoch) [[unlikely]]
+      if (epoch_ != state_->sequence.view_epoch()) [[unlikely]]
         refuse();
     }
     [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
       GQA_CHECK(false, std::invalid_argument,
-                "view: the cache was " << (state_->view_epoch == 0 ? "destroyed" : "cleared")
+                "view: the cache was " << (state_->sequence.view_epoch() == 0 ? "destroyed" : "cleared")
                                        << " after the view of layer " << layer_ << " was taken");
     }
 
@@ -145,10 +143,9 @@ class KVCache {
   /// taken between extend() and the last write(). Throws std::bad_alloc.
   KVCache clone() const {
     const State& from = state("clone");
-    KVCache copy(std::make_shared<State>(from.max_tokens, from.tokens.like()));
-    copy.state_->tokens.copy(from.tokens, from.size);
-    copy.state_->written = from.written;
-    copy.state_->size = from.size;
+    KVCache copy(std::make_shared<State>(from.sequence.max_tokens(), from.slabs.like()));
+    copy.state_->slabs.copy(from.slabs, from.sequence.size());
+    copy.state_->sequence.copy_lengths(from.sequence);
     return copy;
   }
 
@@ -157,9 +154,9 @@ class KVCache {
   /// changed then.
   Span extend(Index n) {
     State& s = state("extend");
-    check_room(s, n);
-    s.tokens.reserve(s.size + n);
-    return extended(s, n);
+    s.sequence.check_room(n);
+    s.slabs.reserve(s.sequence.size() + n);
+    return s.sequence.extend(n);
   }
 
   /// Stores the keys (tokens x G x D) and values (tokens x G x Dv) of a span's tokens in one layer, each the
@@ -170,9 +167,9 @@ class KVCache {
     State& s = state("write");
     const auto keys = as_view(k);
     const auto values = as_view(v);
-    check_write(s, layer, span);
+    s.sequence.check_write(layer, span);
     check_tokens(s, keys, values, span.size());
-    const auto kernels = simd::kernels<T>(isa());  // may throw: before anything is written
+    const auto& kernels = simd::kernels<T>(isa());  // may throw: before anything is written
     store(s, layer, span.positions, keys, values, kernels);
   }
 
@@ -185,13 +182,13 @@ class KVCache {
     const auto keys = as_view(k);
     const auto values = as_view(v);
     check_tokens(s, keys, values, keys.tokens);
-    check_room(s, keys.tokens);
-    const Range positions = {s.size, s.size + keys.tokens};
-    check_gap(s, 0, positions);
-    const auto kernels = simd::kernels<T>(isa());
-    s.tokens.reserve(positions.end);
+    s.sequence.check_room(keys.tokens);
+    const Range positions = {s.sequence.size(), s.sequence.size() + keys.tokens};
+    s.sequence.check_gap(0, positions);
+    const auto& kernels = simd::kernels<T>(isa());
+    s.slabs.reserve(positions.end);
     store(s, 0, positions, keys, values, kernels);
-    return extended(s, keys.tokens);
+    return s.sequence.extend(keys.tokens);
   }
 
   /// Copies the tokens at `positions` of one layer to k (tokens x G x D) and v (tokens x G x Dv), each
@@ -205,33 +202,29 @@ class KVCache {
     using TK = typename std::remove_cvref_t<decltype(keys)>::value_type;
     using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
     static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
-    check_layer(s, layer);
-    const Index written = s.written[static_cast<std::size_t>(layer)];
-    GQA_CHECK(positions.begin >= 0 && positions.begin <= positions.end && positions.end <= written,
-              std::invalid_argument,
-              "read: tokens " << positions.begin << " to " << positions.end << " are not among the "
-                              << written << " written in layer " << layer);
+    s.sequence.check_read(layer, positions);
     check_tokens(s, keys, values, positions.size());
-    const auto tile_at = [&](Index head, Range want) { return s.tokens.tile(layer, head, want); };
+    const auto tile_at = [&](Index head, Range want) { return s.tile(layer, head, want); };
     detail::read_tokens<T>(positions, tile_at, keys, values);
   }
 
   /// One layer, for attention to read. Throws std::out_of_range.
   View layer(Index i) const {
-    check_layer(state("layer"), i);
+    state("layer").sequence.check_layer(i);
     return View(state_, i);
   }
 
   /// Forgets all but the first n tokens, in every layer; their memory is kept for the next. Throws
   /// std::invalid_argument for a negative n or more tokens than there are.
   void truncate(Index n) {
-    GQA_CHECK(n >= 0 && n <= size(), std::invalid_argument,
-              "truncate: n is " << n << ", expected 0 to the " << size() << " tokens there are");
     if (n == size()) return;
-    state_->size = n;
-    state_->span_epoch = detail::next_epoch();
-    for (Index& written : state_->written) written = std::min(written, n);
-    state_->tokens.forget_from(n);
+    State& s = state("truncate");
+    s.sequence.check_truncate(n);
+    s.sequence.truncate(n);
+    if (n % tile_keys == 0) return;  // no block has tokens on both sides
+    for (Index layer = 0; layer < s.slabs.num_layers(); ++layer)
+      for (Index head = 0; head < s.slabs.num_kv_heads(); ++head)
+        s.slabs.layout().forget(s.slabs.block_at(layer, head, n / tile_keys), n % tile_keys);
   }
 
   /// Forgets every token and gives the memory back.
@@ -239,27 +232,27 @@ class KVCache {
     if (state_ != nullptr) state_->clear();
   }
 
-  Index size() const { return state_ == nullptr ? 0 : state_->size; }
-  Index capacity() const { return state_ == nullptr ? 0 : state_->max_tokens; }
-  Index num_layers() const { return state_ == nullptr ? 0 : state_->tokens.num_layers(); }
-  Index num_kv_heads() const { return state_ == nullptr ? 0 : state_->tokens.num_kv_heads(); }
-  Index head_dim() const { return state_ == nullptr ? 0 : state_->tokens.head_dim(); }
-  Index value_dim() const { return state_ == nullptr ? 0 : state_->tokens.value_dim(); }
+  Index size() const { return state_ == nullptr ? 0 : state_->sequence.size(); }
+  Index capacity() const { return state_ == nullptr ? 0 : state_->sequence.max_tokens(); }
+  Index num_layers() const { return state_ == nullptr ? 0 : state_->slabs.num_layers(); }
+  Index num_kv_heads() const { return state_ == nullptr ? 0 : state_->slabs.num_kv_heads(); }
+  Index head_dim() const { return state_ == nullptr ? 0 : state_->slabs.layout().head_dim(); }
+  Index value_dim() const { return state_ == nullptr ? 0 : state_->slabs.layout().value_dim(); }
 
   /// What one token takes: layers * G * (D + Dv) * sizeof(T) bytes.
-  Index bytes_per_token() const { return state_ == nullptr ? 0 : state_->tokens.bytes_per_token(); }
+  Index bytes_per_token() const { return state_ == nullptr ? 0 : state_->slabs.bytes_per_token(); }
   /// What the tokens there are take: size() * bytes_per_token().
   Index bytes() const { return size() * bytes_per_token(); }
   /// What has been taken from the system for tokens.
-  Index allocated_bytes() const { return state_ == nullptr ? 0 : state_->tokens.allocated_bytes(); }
+  Index allocated_bytes() const { return state_ == nullptr ? 0 : state_->slabs.allocated_bytes(); }
   /// Of that, what holds no token: room up to the next 512 tokens, and dims padded to whole vectors.
   Index padding_bytes() const { return allocated_bytes() - bytes(); }
   /// The cache's own bookkeeping.
   Index bookkeeping_bytes() const {
     Index bytes = sizeof *this;
     if (state_ != nullptr)
-      bytes += state_->tokens.bookkeeping_bytes() +
-               static_cast<Index>(sizeof(State) + state_->written.capacity() * sizeof(Index));
+      bytes +=
+          state_->slabs.bookkeeping_bytes() + static_cast<Index>(sizeof(State)) + state_->sequence.bytes();
     return bytes;
   }
 
@@ -274,7 +267,7 @@ class KVCache {
     return given;
   }
 
-  static detail::PackedTokens<T> sizes(const Config& c) {
+  static detail::Slabs<T> sizes(const Config& c) {
     const Index heads = static_or<G>(c.num_kv_heads, "num_kv_heads");
     const Index dim = static_or<D>(c.head_dim, "head_dim");
     const Index value_dim = static_or<Dv>(c.value_dim == Dynamic ? dim : c.value_dim, "value_dim");
@@ -289,7 +282,7 @@ class KVCache {
   void close() noexcept {
     if (state_ == nullptr) return;
     state_->clear();
-    state_->view_epoch = 0;
+    state_->sequence.close();
   }
 
   State& state(const char* wanted_by) const {
@@ -297,52 +290,18 @@ class KVCache {
     return *state_;
   }
 
-  static void check_room(const State& s, Index n) {
-    GQA_CHECK(n >= 0, std::invalid_argument, "extend: n is " << n << ", expected at least 0");
-    GQA_CHECK(n <= s.max_tokens - s.size, std::length_error,
-              "extend: the cache holds " << s.size << " of at most " << s.max_tokens
-                                         << " tokens, no room for " << n);
-  }
-
-  static Span extended(State& s, Index n) noexcept {
-    s.size += n;
-    return {{s.size - n, s.size}, s.span_epoch};
-  }
-
   template <class TK, class TV>
   static void store(State& s, Index layer, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
                     const simd::Kernels<Accumulator<T>>& kernels) noexcept {
-    Index& written = s.written[static_cast<std::size_t>(layer)];
-    s.tokens.store(layer, positions, k, v, written, kernels);
-    written = std::max(written, positions.end);
-  }
-
-  static void check_layer(const State& s, Index layer) {
-    GQA_CHECK(layer >= 0 && layer < s.tokens.num_layers(), std::out_of_range,
-              "layer is " << layer << ", expected less than " << s.tokens.num_layers());
-  }
-
-  static void check_write(const State& s, Index layer, const Span& span) {
-    check_layer(s, layer);
-    const Range p = span.positions;
-    GQA_CHECK(span.epoch == s.span_epoch && p.begin >= 0 && p.begin <= p.end && p.end <= s.size,
-              std::invalid_argument,
-              "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the " << s.size
-                              << " of the cache");
-    check_gap(s, layer, p);
-  }
-
-  static void check_gap(const State& s, Index layer, Range positions) {
-    const Index written = s.written[static_cast<std::size_t>(layer)];
-    GQA_CHECK(positions.begin <= written, std::invalid_argument,
-              "span: begins at token " << positions.begin << ", but layer " << layer << " is written up to "
-                                       << written);
+    const auto block_at = [&](Index head, Index tile) { return s.slabs.block_at(layer, head, tile); };
+    detail::store_tokens(s.slabs.layout(), block_at, positions, k, v, s.sequence.written(layer), kernels);
+    s.sequence.note_written(layer, positions);
   }
 
   template <class TK, class TV>
   static void check_tokens(const State& s, const TensorView<TK>& k, const TensorView<TV>& v, Index tokens) {
     const auto check = [&](const char* name, const auto& x, Index dim) {
-      const Index heads = s.tokens.num_kv_heads();
+      const Index heads = s.slabs.num_kv_heads();
       GQA_CHECK(x.batch == 1, std::invalid_argument, name << ": batch is " << x.batch << ", expected 1");
       GQA_CHECK(x.tokens == tokens, std::invalid_argument,
                 name << ": tokens is " << x.tokens << ", expected " << tokens);
@@ -350,39 +309,11 @@ class KVCache {
                 name << ": heads is " << x.heads << ", expected " << heads);
       GQA_CHECK(x.dim == dim, std::invalid_argument, name << ": dim is " << x.dim << ", expected " << dim);
     };
-    check("k", k, s.tokens.head_dim());
-    check("v", v, s.tokens.value_dim());
+    check("k", k, s.slabs.layout().head_dim());
+    check("v", v, s.slabs.layout().value_dim());
   }
 
   std::shared_ptr<State> state_;  // null: moved from
 };
-
-namespace detail {
-
-template <class X>
-struct kv_cache : std::false_type {};
-template <class T, Index G, Index D, Index Dv>
-struct kv_cache<KVCache<T, G, D, Dv>> : std::true_type {};
-
-}  // namespace detail
-
-/// What attention takes in place of k and v: a view, or a cache of one layer.
-template <class X>
-concept KVLike = KVView<std::remove_cvref_t<X>> || detail::kv_cache<std::remove_cvref_t<X>>::value;
-
-/// The view itself, by reference (a list of views is not to be copied with every call), or the only layer of
-/// a cache. Throws std::invalid_argument for a cache of more.
-template <KVLike X>
-decltype(auto) as_kv_view(const X& x) {
-  if constexpr (detail::kv_cache<X>::value) {
-    GQA_CHECK(x.num_layers() <= 1, std::invalid_argument,
-              "cache: num_layers is " << x.num_layers() << ", expected 1; use cache.layer(i)");
-    return x.layer(0);
-  } else {
-    return (x);
-  }
-}
-template <KVView X>
-void as_kv_view(const X&&) = delete;
 
 }  // namespace gqa

@@ -30,13 +30,11 @@ class ContiguousKV {
   Range retained(Index) const { return {0, k_.tokens}; }
   Index scratch_bytes() const { return 0; }
 
-  KVTile<T> tile(Index seq, Index kv_head, Range want, void*) const {
-    return {k_.at(seq, want.begin, kv_head),
-            k_.token_stride,
-            v_.at(seq, want.begin, kv_head),
-            v_.token_stride,
-            want.size(),
-            TileLayout::token_major};
+  KVTile tile(Index seq, Index kv_head, Range want, void*) const {
+    return {.k = tile_side(k_.at(seq, want.begin, kv_head), k_.token_stride),
+            .v = tile_side(v_.at(seq, want.begin, kv_head), v_.token_stride),
+            .size = want.size(),
+            .layout = TileLayout::token_major};
   }
 
  private:

@@ -32,14 +32,12 @@ class RaggedKV {
   Range retained(Index seq) const { return {0, k_.tokens(seq)}; }
   Index scratch_bytes() const { return 0; }
 
-  KVTile<T> tile(Index seq, Index kv_head, Range want, void*) const {
+  KVTile tile(Index seq, Index kv_head, Range want, void*) const {
     const Index token = k_.begin(seq) + want.begin;
-    return {k_.tensor.at(0, token, kv_head),
-            k_.tensor.token_stride,
-            v_.tensor.at(0, token, kv_head),
-            v_.tensor.token_stride,
-            want.size(),
-            TileLayout::token_major};
+    return {.k = tile_side(k_.tensor.at(0, token, kv_head), k_.tensor.token_stride),
+            .v = tile_side(v_.tensor.at(0, token, kv_head), v_.tensor.token_stride),
+            .size = want.size(),
+            .layout = TileLayout::token_major};
   }
 
  private:
@@ -78,8 +76,8 @@ class KVList {
     for (const View& v : views_) most = std::max<Index>(most, v.scratch_bytes());
     return most;
   }
-  Range retained(Index seq) const { return at(seq).retained(0); }
-  KVTile<Scalar> tile(Index seq, Index kv_head, Range want, void* scratch) const {
+  Ranges retained(Index seq) const { return at(seq).retained(0); }
+  KVTile tile(Index seq, Index kv_head, Range want, void* scratch) const {
     return at(seq).tile(0, kv_head, want, scratch);
   }
 

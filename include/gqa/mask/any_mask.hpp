@@ -26,6 +26,7 @@ class AnyMask {
     virtual bool visible(Index q_pos, Index kv_pos) const = 0;
     virtual Coverage coverage(Range q, Range kv) const = 0;
     virtual Range bounds(Range q) const = 0;
+    virtual Range next_visible(Range q, Index from) const = 0;
     virtual std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const = 0;
     virtual void copy_to(Plane& plane) const = 0;
   };
@@ -52,6 +53,7 @@ class AnyMask {
     bool operator()(Index q_pos, Index kv_pos) const { return mask_->visible(q_pos, kv_pos); }
     Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
     Range bounds(Range q) const { return mask_->bounds(q); }
+    Range next_visible(Range q, Index from) const { return mask_->next_visible(q, from); }
     std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
       return mask_->bits(q_pos, kv_begin, count);
     }
@@ -87,7 +89,7 @@ class AnyMask {
   Plane at(Index seq, Index q_head, std::optional<Index> first_query = {}) const {
     return mask_->at(seq, q_head, first_query);
   }
-  bool varies_by_head() const { return mask_->by_head; }
+  HeadVariation varies_by_head() const { return mask_->by_head; }
   bool varies_by_seq() const { return mask_->by_seq; }
   /// Whether all its planes are one: a mask of positions, or made of such.
   bool is_fixed() const { return mask_->fixed; }
@@ -95,11 +97,12 @@ class AnyMask {
 
  private:
   struct Interface {
-    Interface(bool head, bool seq, bool same) : by_head(head), by_seq(seq), fixed(same) {}
+    Interface(HeadVariation head, bool seq, bool same) : by_head(head), by_seq(seq), fixed(same) {}
     virtual ~Interface() = default;
     virtual Plane at(Index seq, Index q_head, std::optional<Index> first_query) const = 0;
     virtual void check(const AttentionExtent& extent) const = 0;
-    bool by_head, by_seq, fixed;
+    HeadVariation by_head;
+    bool by_seq, fixed;
   };
   template <Mask M>
   struct Model;
@@ -114,6 +117,7 @@ struct AnyMask::PositionsOf final : Positions {
   bool visible(Index q_pos, Index kv_pos) const override { return mask(q_pos, kv_pos); }
   Coverage coverage(Range q, Range kv) const override { return mask.coverage(q, kv); }
   Range bounds(Range q) const override { return kv_bounds(mask, q); }
+  Range next_visible(Range q, Index from) const override { return gqa::next_visible(mask, q, from); }
   std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const override {
     return row_bits(mask, q_pos, kv_begin, count);
   }
@@ -129,7 +133,7 @@ struct AnyMask::Model final : Interface {
   using Bound = detail::BoundOf<M>;
 
   explicit Model(M m)
-      : Interface(gqa::varies_by_head(m), gqa::varies_by_seq(m), detail::is_fixed(m)), mask(std::move(m)) {
+      : Interface(head_variation(m), gqa::varies_by_seq(m), detail::is_fixed(m)), mask(std::move(m)) {
     if (!fixed) return;
     const auto bind = [&]() -> decltype(auto) { return mask_for(mask, 0, 0); };
     plane.emplace(bind);

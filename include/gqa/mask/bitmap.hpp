@@ -47,6 +47,13 @@ class Bitmap {
             64 * last + 64 - std::countl_zero(word(row, last))};
   }
 
+  /// The next run of columns at or after `from` that are each set in one of the rows; empty, at the last
+  /// column's end, if there is none.
+  Range next_run(Range rows, Index from) const {
+    const Index begin = find(rows, from, 0);
+    return {begin, find(rows, begin, ~std::uint64_t{0})};
+  }
+
   /// Bits `[begin, begin + count)` of the row, count <= 64; those outside the table are 0.
   std::uint64_t bits(Index row, Index begin, Index count) const {
     if (begin < 0) return begin <= -count ? 0 : bits(row, 0, count + begin) << -begin;
@@ -63,6 +70,20 @@ class Bitmap {
   }
   std::uint64_t word(Index row, Index w) const {
     return words_[static_cast<std::size_t>(row * words_per_row_ + w)];
+  }
+
+  /// The first column at or after `from` that is set in one of the rows, or with all of `flip` set in none.
+  Index find(Range rows, Index from, std::uint64_t flip) const {
+    std::uint64_t wanted = ~low_bits(from % 64);
+    for (Index w = from / 64; w < words_per_row_; ++w) {
+      std::uint64_t any = 0;
+      for (Index row = rows.begin; row < rows.end; ++row) any |= word(row, w);
+      wanted &= any ^ flip;
+      // No bit is set past the last column: a flipped search ends right there.
+      if (wanted != 0) return 64 * w + std::countr_zero(wanted);
+      wanted = ~std::uint64_t{0};
+    }
+    return columns_;
   }
 
   Index rows_, columns_, words_per_row_;

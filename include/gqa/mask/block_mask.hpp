@@ -105,6 +105,14 @@ class Blocks {
     return {columns.begin * table_.shape().kv_block, columns.end * table_.shape().kv_block};
   }
 
+  /// Exact: neighbouring blocks that one of the queries' blocks allows.
+  Range next_visible(Range q, Index from) const {
+    const Index size = table_.shape().kv_block;
+    const Range columns = table_.bitmap().next_run(q_blocks(q), from / size);
+    if (columns.empty()) return {max_position, max_position};
+    return {std::max(columns.begin * size, from), columns.end * size};
+  }
+
   std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
     if (!q_positions().contains(q_pos)) return 0;
     const Index row = q_pos / table_.shape().q_block, size = table_.shape().kv_block;

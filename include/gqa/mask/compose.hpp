@@ -56,7 +56,7 @@ class MaskPair {
  public:
   constexpr MaskPair(A a, B b) : a_(std::move(a)), b_(std::move(b)) {}
 
-  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_) || gqa::varies_by_head(b_); }
+  constexpr HeadVariation varies_by_head() const { return std::max(head_variation(a_), head_variation(b_)); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_) || gqa::varies_by_seq(b_); }
   constexpr bool is_fixed() const { return detail::is_fixed(a_) && detail::is_fixed(b_); }
   void check(const AttentionExtent& extent) const {
@@ -101,6 +101,17 @@ class AndMask : public detail::MaskPair<A, B> {
     return intersect(kv_bounds(this->a_, q), kv_bounds(this->b_, q));
   }
 
+  /// Each side's next run from where the other's begins, until two meet.
+  constexpr Range next_visible(Range q, Index from) const requires detail::BothPositionMasks<A, B> {
+    while (true) {
+      const Range a = gqa::next_visible(this->a_, q, from);
+      const Range b = gqa::next_visible(this->b_, q, a.begin);
+      const Range both = intersect(a, b);
+      if (!both.empty() || b.empty()) return both;
+      from = b.begin;  // past a's end: the search ends
+    }
+  }
+
   constexpr std::uint64_t bits(Index q_pos, Index kv_begin,
                                Index count) const requires detail::BothPositionMasks<A, B> {
     return row_bits(this->a_, q_pos, kv_begin, count) & row_bits(this->b_, q_pos, kv_begin, count);
@@ -138,6 +149,14 @@ class OrMask : public detail::MaskPair<A, B> {
     if (a.empty()) return b;
     if (b.empty()) return a;
     return {std::min(a.begin, b.begin), std::max(a.end, b.end)};
+  }
+
+  /// The earlier of both sides' runs, joined with the other where they overlap or touch.
+  constexpr Range next_visible(Range q, Index from) const requires detail::BothPositionMasks<A, B> {
+    Range first = gqa::next_visible(this->a_, q, from), second = gqa::next_visible(this->b_, q, from);
+    if (second.begin < first.begin) std::swap(first, second);
+    if (second.begin <= first.end) first.end = std::max(first.end, second.end);
+    return first;
   }
 
   constexpr std::uint64_t bits(Index q_pos, Index kv_begin,
@@ -183,7 +202,7 @@ class NotMask {
     return NotMask<detail::BoundOf<A>>(mask_for(a_, seq, q_head, first_query));
   }
 
-  constexpr bool varies_by_head() const { return gqa::varies_by_head(a_); }
+  constexpr HeadVariation varies_by_head() const { return head_variation(a_); }
   constexpr bool varies_by_seq() const { return gqa::varies_by_seq(a_); }
   constexpr bool is_fixed() const { return detail::is_fixed(a_); }
   void check(const AttentionExtent& extent) const { check_mask(a_, extent); }

@@ -20,26 +20,38 @@ enum class Coverage { none, partial, full };
 /// for a whole block: `none` blocks are never read and `full` ones never tested, so it may answer `partial`
 /// when it does not know, but must never claim `none` or `full` wrongly. A block without pairs is `none`.
 ///
-/// Key positions are >= 0; query positions may be negative (more queries than keys, last on last). Two
+/// Key positions are >= 0; query positions may be negative (more queries than keys, last on last). Three
 /// members are optional, and make a mask cheap:
 /// - `Range m.bounds(Range q)`: a superset of the keys that queries in q see, so that far keys are not
-/// visited;
+///   visited;
+/// - `Range m.next_visible(Range q, Index from)`: the next run of keys at or after `from` that queries in q
+///   may see, so that keys between two runs are not visited either. No query in q sees a key between `from`
+///   and the run, which may claim more than is seen but never less, and is empty only where nothing at or
+///   after `from` is seen: then it is {max_position, max_position}. It says nothing of the keys from its end
+///   on: ask again from there. Asked only with a q that is not empty and a `from` that a key may have;
 /// - `uint64_t m.bits(Index q_pos, Index kv_begin, Index count)`: bit j is `m(q_pos, kv_begin + j)`, bits
-/// from
-///   count (at most 64) on are 0.
-/// A third, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
-/// or sequences of a AttentionExtent (a mask tensor of the wrong shape).
+///   from count (at most 64) on are 0.
+/// A fourth, `m.check(extent)`, throws std::invalid_argument when the mask has no answer for positions, heads
+/// or sequences of an AttentionExtent (a mask tensor of the wrong shape).
 template <class M>
 concept PositionMask = requires(const M& m, Index position, Range range) {
   { m(position, position) } -> std::convertible_to<bool>;
   { m.coverage(range, range) } -> std::same_as<Coverage>;
 };
 
+/// Which heads may see different keys. Each promises less than the one before, so a composition has the
+/// largest of its parts.
+enum class HeadVariation {
+  none,        ///< every head sees the same
+  by_kv_head,  ///< query heads that share a KV head see the same, however heads are grouped
+  by_q_head,   ///< each query head may see its own
+};
+
 /// A mask that also depends on the sequence or the query head: `m.at(seq, q_head)` is the PositionMask of
 /// one, asked for once by each task, which keeps it. It may refer to the mask. Where it depends on where the
 /// queries stand, `m.at(seq, q_head, first_query)` takes the position of the sequence's first query, a
 /// std::optional<Index>. `m.varies_by_seq()` and `m.varies_by_head()` are optional and taken as true where
-/// they are missing.
+/// they are missing. The latter is a HeadVariation or a bool, whose true is HeadVariation::by_q_head.
 template <class M>
 concept BoundMask = !PositionMask<M> && requires(const M& m, Index index) {
   { m.at(index, index) } -> PositionMask;
@@ -87,6 +99,22 @@ constexpr Range kv_bounds(const M& mask, Range q) {
   }
 }
 
+/// The next run of keys at or after `from` that queries in q may see, inside all_positions: the mask's own
+/// `next_visible` where it has one, else what of its bounds lies there. {max_position, max_position} when
+/// there is none.
+template <PositionMask M>
+constexpr Range next_visible(const M& mask, Range q, Index from) {
+  const Range nothing = {max_position, max_position}, rest = intersect({from, max_position}, all_positions);
+  if (q.empty() || rest.empty()) return nothing;
+  Range run;
+  if constexpr (requires { mask.next_visible(q, rest.begin); }) {
+    run = intersect(mask.next_visible(q, rest.begin), rest);
+  } else {
+    run = intersect(kv_bounds(mask, q), rest);
+  }
+  return run.empty() ? nothing : run;
+}
+
 /// The mask of one sequence, whose queries begin at `first_query` where that is known, and one query head:
 /// the mask itself (by reference) when it depends on neither.
 template <Mask M>
@@ -101,16 +129,26 @@ constexpr decltype(auto) mask_for(const M& mask, Index seq, Index q_head,
   }
 }
 
-/// Whether heads may see different keys. Known at compile time for a PositionMask, which never does.
+/// Which heads may see different keys. Known at compile time for a PositionMask: none.
+template <Mask M>
+constexpr HeadVariation head_variation(const M& mask) {
+  if constexpr (PositionMask<M>) {
+    return HeadVariation::none;
+  } else if constexpr (requires { mask.varies_by_head(); }) {
+    const auto answer = mask.varies_by_head();
+    if constexpr (std::same_as<decltype(answer), const HeadVariation>)
+      return answer;
+    else
+      return answer ? HeadVariation::by_q_head : HeadVariation::none;
+  } else {
+    return HeadVariation::by_q_head;
+  }
+}
+
+/// Whether heads may see different keys.
 template <Mask M>
 constexpr bool varies_by_head(const M& mask) {
-  if constexpr (PositionMask<M>) {
-    return false;
-  } else if constexpr (requires { mask.varies_by_head(); }) {
-    return mask.varies_by_head();
-  } else {
-    return true;
-  }
+  return head_variation(mask) != HeadVariation::none;
 }
 
 /// Whether sequences of a batch may see different keys.

@@ -17,6 +17,7 @@ class MaskRef {
   constexpr bool operator()(Index q_pos, Index kv_pos) const { return (*mask_)(q_pos, kv_pos); }
   constexpr Coverage coverage(Range q, Range kv) const { return mask_->coverage(q, kv); }
   constexpr Range bounds(Range q) const { return kv_bounds(*mask_, q); }
+  constexpr Range next_visible(Range q, Index from) const { return gqa::next_visible(*mask_, q, from); }
   constexpr std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
     return row_bits(*mask_, q_pos, kv_begin, count);
   }

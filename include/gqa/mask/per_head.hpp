@@ -58,6 +58,7 @@ class OwnedPlane {
   bool operator()(Index q_pos, Index kv_pos) const { return plane_(q_pos, kv_pos); }
   Coverage coverage(Range q, Range kv) const { return plane_.coverage(q, kv); }
   Range bounds(Range q) const { return kv_bounds(plane_, q); }
+  Range next_visible(Range q, Index from) const { return gqa::next_visible(plane_, q, from); }
   std::uint64_t bits(Index q_pos, Index kv_begin, Index count) const {
     return row_bits(plane_, q_pos, kv_begin, count);
   }

@@ -68,6 +68,18 @@ struct SoftmaxBlock {
   bool pack_pairs;            // write p as bfloat16 over the front of its row, for the bf16 dot product
 };
 
+/// Probabilities of a block of scores in place, row by row: p = e^(s - max) / sum, of scores that are scaled.
+/// Entries of -inf become exactly 0, whatever the sum; so does every one where the sum is 0.
+template <class Acc>
+struct ProbabilityBlock {
+  Acc* scores;
+  Index stride;
+  Index rows;
+  Index columns;
+  const Acc* max;
+  const Acc* sum;
+};
+
 /// Merges a block's unnormalised output into a running one, for rows of {o, max, sum}:
 /// m = max(m1, m2), o = o1 * e^(m1 - m) + o2 * e^(m2 - m), and the sums alike.
 template <class Acc>
@@ -99,6 +111,8 @@ struct Kernels {
   void (*interleave_pairs)(const void* v, Index stride, Index keys, Index dim, void* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
   void (*widen)(const void* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
+  /// A token-major row, times a factor.
+  void (*widen_row)(const void* x, Index n, Acc factor, Acc* y);
   /// Whether every element of rows x columns (grouped) is finite.
   bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
 };
@@ -107,6 +121,7 @@ struct Kernels {
 template <class Acc>
 struct RowKernels {
   void (*softmax)(const SoftmaxBlock<Acc>&);
+  void (*probabilities)(const ProbabilityBlock<Acc>&);
   void (*merge)(const MergeRows<Acc>&);
   void (*exp2)(const Acc* x, Acc* y, Index n);
   // What score functions do to a row of scores in place.

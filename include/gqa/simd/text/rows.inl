@@ -127,6 +127,26 @@ void softmax(const SoftmaxBlock<Acc>& block) {
 }
 
 template <class Acc>
+void probabilities(const ProbabilityBlock<Acc>& block) {
+  using V = Vec<Acc>;
+  constexpr int L = lanes<Acc>;
+  for (Index r = 0; r < block.rows; ++r) {
+    const Acc sum = block.sum[r], max = block.max[r];
+    const V inverse = splat(sum == Acc{0} ? Acc{0} : Acc{1} / sum);
+    const V origin = splat(max == -static_cast<Acc>(__builtin_inf()) ? Acc{0} : max);
+    const auto p = [&](V s) __attribute__((always_inline)) {
+      const V e = exp2_vec<Acc>((s - origin) * log2_e<Acc>);
+      return e == V{} ? V{} : e * inverse;
+    };
+    Acc* row = block.scores + r * block.stride;
+    Index j = 0;
+    for (; j + L <= block.columns; j += L) store_vec(row + j, p(load_vec<V>(row + j)));
+    if (j < block.columns)
+      store_some(row + j, p(load_some<Acc>(row + j, block.columns - j)), block.columns - j);
+  }
+}
+
+template <class Acc>
 void merge(const MergeRows<Acc>& rows) {
   constexpr int L = lanes<Acc>;
   using V = Vec<Acc>;

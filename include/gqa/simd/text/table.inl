@@ -34,6 +34,7 @@ constexpr Kernels<Accumulator<T>> kernels_table() {
   table.product = &product<Widening<T>>;
   table.transpose_keys = &transpose_keys<T>;
   table.widen = &widen_packed<T>;
+  table.widen_row = &widen_row<T>;
   table.all_finite = &all_finite<T>;
   if constexpr (std::is_same_v<T, half>) table.transpose_stored = &transpose_halves;
   if constexpr (std::is_same_v<T, bfloat16>) {
@@ -49,6 +50,7 @@ inline constexpr Kernels<Accumulator<T>> kernels_of = kernels_table<T>();
 template <class Acc>
 inline constexpr RowKernels<Acc> row_kernels_of = {
     .softmax = &softmax<Acc>,
+    .probabilities = &probabilities<Acc>,
     .merge = &merge<Acc>,
     .exp2 = &exp2_array<Acc>,
     .scale = &scale_row<Acc>,

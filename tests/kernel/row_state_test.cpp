@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The state of attention over some keys, and its merge: associative, with an identity, and attention in the
 // end.
-#include "gqa/kernel/online_softmax.hpp"
+#include "gqa/kernel/row_state.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a block of queries sees of a chunk, against asking the mask of every pair.
-#include "gqa/kernel/block.hpp"
+#include "gqa/kernel/seen_keys.hpp"
 
 #include <gtest/gtest.h>
 
 #include <stdexcept>
 #include <vector>
 
+#include "gqa/core/memory.hpp"
+#include "gqa/mask.hpp"
 #include "support/random.hpp"
 
 namespace gqa {
@@ -21,20 +23,22 @@ using detail::SeenKeys;
 constexpr Index group = 3;
 const HeadTable heads{2 * group, 2, group};
 
-/// What a GroupMask binds into.
-template <class M>
+/// A mask and what a GroupMask binds it into.
 struct Memory {
-  explicit Memory(Index num_heads)
-      : bytes(allocate_aligned<std::byte>(static_cast<std::size_t>(GroupMask<M>::bytes(num_heads) + 1))) {}
-  void* get() const { return bytes.get(); }
+  template <class M>
+  explicit Memory(const M& mask)
+      : source(detail::source_of(mask)),
+        bytes(allocate_aligned<std::byte>(static_cast<std::size_t>(source.bytes(group) + 1))) {}
+  GroupMask bind(Index kv_head) const { return {source, heads, 0, kv_head, 0, 0, bytes.get()}; }
+  detail::MaskSource source;
   AlignedArray<std::byte> bytes;
 };
 
 /// look() and for_row_runs() of one chunk, bit by bit.
 template <class M>
-void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Range retained) {
-  Memory<M> memory(group);
-  const GroupMask<M> of_group(mask, heads, 0, kv_head, 0, 0, memory.get());
+void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, const Ranges& retained) {
+  const Memory memory(mask);
+  const GroupMask of_group = memory.bind(kv_head);
   std::vector<std::uint64_t> words(static_cast<std::size_t>(q.size() * group * chunk_tiles),
                                    0x5555555555555555u);
   SeenKeys seen;
@@ -43,7 +47,7 @@ void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Rang
 
   const auto visible = [&](Index row, Index column) {  // of the block, in the chunk
     const Index position = chunk_begin + column;
-    return retained.contains(position) &&
+    return std::ranges::any_of(retained, [&](Range r) { return r.contains(position); }) &&
            mask_for(mask, 0, heads.q_head(kv_head, row % group))(q.begin + row / group, position);
   };
   const Index rows = q.size() * group;
@@ -76,7 +80,6 @@ void expect_exact(const M& mask, Index kv_head, Range q, Index chunk_begin, Rang
           next_row = run.row + run.rows;
           ASSERT_EQ(run.row % seen.rows_per_mask, 0);
           ASSERT_EQ(run.rows % seen.rows_per_mask, 0);
-          ASSERT_EQ(run.mask_row, run.row / seen.rows_per_mask);
           ASSERT_LE(run.rows, std::max(rows_wanted, seen.rows_per_mask));
           ASSERT_GE(run.columns.begin, 0);
           ASSERT_LE(run.columns.end, n);
@@ -114,7 +117,10 @@ void expect_exact(const M& mask) {
     const Range q = {q_begin, q_begin + random.pick(std::vector<Index>{1, 2, 5, 17})};
     const Range retained = {random.flip() ? 0 : chunk + random.integer(-20, 300),
                             chunk + random.integer(1, 700)};
+    Ranges apart = Range{chunk + random.integer(0, 60), chunk + random.integer(61, 90)};
+    apart.push_back({chunk + random.integer(91, 120), chunk + random.integer(121, 500)});
     for (Index kv_head : {0, 1}) expect_exact(mask, kv_head, q, chunk, retained);
+    expect_exact(mask, random.integer(0, 1), q, chunk, apart);
     if (testing::Test::HasFatalFailure()) FAIL() << "seed " << seed;
   }
 }
@@ -138,13 +144,12 @@ TEST(SeenKeys, HeadsThatSeeDifferentKeys) {
 
 TEST(GroupMask, BoundsAreThoseOfAllHeads) {
   const auto mask = per_head([](Index h) { return sliding_window(10 * h + 1); });
-  Memory<decltype(mask)> a(group), b(group);
-  const GroupMask<decltype(mask)> first(mask, heads, 0, 0, 0, 0, a.get()),
-      second(mask, heads, 0, 1, 0, 0, b.get());
+  const Memory a(mask), b(mask);
+  const GroupMask first = a.bind(0), second = b.bind(1);
   EXPECT_EQ(first.bounds({100, 101}), (Range{80, 101}));
   EXPECT_EQ(second.bounds({100, 101}), (Range{50, 101}));
   const auto plain = causal();
-  EXPECT_EQ((GroupMask<Window>(plain, heads, 0, 0, 0, 0, nullptr).bounds({100, 110})), (Range{0, 110}));
+  EXPECT_EQ(Memory(plain).bind(0).bounds({100, 110}), (Range{0, 110}));
 }
 
 /// A mask that counts the planes it made and those that are left, and throws instead of the one for head 5.
@@ -168,9 +173,9 @@ struct CountedMask {
 TEST(GroupMask, BindsEachHeadOnceAndLeavesNothingBehind) {
   Index made = 0, alive = 0;
   const CountedMask mask{&made, &alive};
-  Memory<CountedMask> memory(group);
+  const Memory memory(mask);
   {
-    const GroupMask<CountedMask> bound(mask, heads, 0, 0, 0, 0, memory.get());
+    const GroupMask bound = memory.bind(0);
     EXPECT_EQ(made, group);
     EXPECT_EQ(alive, group);
     for (Index i = 0; i < 10; ++i) {
@@ -181,9 +186,33 @@ TEST(GroupMask, BindsEachHeadOnceAndLeavesNothingBehind) {
     EXPECT_EQ(made, group);
   }
   EXPECT_EQ(alive, 0);
-  EXPECT_THROW((GroupMask<CountedMask>(mask, heads, 0, 1, 0, 0, memory.get())), std::runtime_error);
+  EXPECT_THROW(memory.bind(1), std::runtime_error);
   EXPECT_EQ(made, 2 * group - 1) << "the heads before the one that throws";
   EXPECT_EQ(alive, 0);
+}
+
+TEST(VisibleRanges, LeaveOutWhatNobodySees) {
+  const auto mask = sinks(4) | sliding_window(1024);
+  const Memory memory(mask);
+  const GroupMask bound = memory.bind(0);
+  const Range q = {4000000, 4000001};
+  EXPECT_EQ(visible_ranges(bound, q, Range{0, 4000001}), (Ranges{{0, 4}, {3998977, 4000001}}));
+  EXPECT_EQ(visible_ranges(bound, q, Range{2, 3999000}), (Ranges{{2, 4}, {3998977, 3999000}}));
+  EXPECT_EQ(visible_ranges(bound, q, Ranges{{0, 2}, {3, 900}, {3999500, 4000001}}),
+            (Ranges{{0, 2}, {3, 4}, {3999500, 4000001}}));
+  EXPECT_TRUE(visible_ranges(bound, q, Range{10, 1000}).empty());
+}
+
+TEST(VisibleRanges, TheLastTakesInWhatDoesNotFit) {
+  const auto mask =
+      per_head([](Index h) { return mask_fn([h](Index, Index k) { return k / 100 % 2 == h % 2; }); });
+  const Memory memory(mask);
+  EXPECT_EQ(visible_ranges(memory.bind(0), {5000, 5001}, Range{0, 5001}), (Ranges{Range{0, 5001}}));
+  const auto bands = window(0, 0) | (sinks(3) | (chunked(64) | sliding_window(5)));
+  const Memory of_bands(bands);
+  const Ranges seen = visible_ranges(of_bands.bind(0), {5000, 5001}, Range{0, 5001});
+  EXPECT_EQ(seen.hull(), (Range{0, 5001}));
+  EXPECT_GT(seen.size(), 1);
 }
 
 TEST(HeadTable, ConsecutiveGroupsOrATable) {

@@ -62,24 +62,24 @@ class TileReader {
 
   /// The keys: the way back is the transposition that packed them, with dims for tokens.
   template <Scalar To>
-  void keys(const KVTile<T>& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
+  void keys(const KVTile& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
             const RowConverter<T, To>& convert) {
     for (Index d = 0; d < dim; d += block_dims) {
       const Index n = std::min(block_dims, dim - d), groups = ceil_div(n, E);
-      const T* from = tile.k + d / E * tile.k_stride + first * E;
+      const T* from = tile.k.as<T>() + d / E * tile.k.stride + first * E;
       if constexpr (std::is_same_v<T, Accumulator<T>>)
-        kernels_.transpose_keys(from, tile.k_stride, groups, size, groups, block_);
+        kernels_.transpose_keys(from, tile.k.stride, groups, size, groups, block_);
       else
-        kernels_.transpose_stored(from, tile.k_stride, groups, size * E, groups, block_);
+        kernels_.transpose_stored(from, tile.k.stride, groups, size * E, groups, block_);
       for (Index t = 0; t < size; ++t) convert(block_ + t * block_dims, n, rows.data + t * rows.stride + d);
     }
   }
 
   template <Scalar To>
-  void values(const KVTile<T>& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
+  void values(const KVTile& tile, Index first, Index size, Index dim, const OutputRows<To>& rows,
               const RowConverter<T, To>& convert) {
     for (Index t = 0; t < size; ++t) {
-      const T* from = tile.v + (first + t) / E * tile.v_stride;
+      const T* from = tile.v.as<T>() + (first + t) / E * tile.v.stride;
       To* to = rows.data + t * rows.stride;
       if constexpr (E == 1) {
         convert(from, dim, to);
@@ -124,7 +124,7 @@ void read_tokens(Range positions, TileAt&& tile_at, const TensorView<TK>& k, con
     const Index first = begin % tile_keys, token = begin - positions.begin;
     const Index size = std::min(tile_keys - first, positions.end - begin);
     for (Index head = 0; head < k.heads; ++head) {
-      const KVTile<T> tile = tile_at(head, Range{begin - first, begin + size});
+      const KVTile tile = tile_at(head, Range{begin - first, begin + size});
       read.keys(tile, first, size, k.dim, OutputRows<TK>{k.at(0, token, head), k.token_stride}, to_k);
       read.values(tile, first, size, v.dim, OutputRows<TV>{v.at(0, token, head), v.token_stride}, to_v);
     }

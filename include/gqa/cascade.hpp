@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "gqa/kernel/attend.hpp"
 #include "gqa/kernel/diagnosis.hpp"
 
 namespace gqa {
@@ -27,40 +28,20 @@ struct CascadeLevel {
 
 namespace detail {
 
-/// A level of a cascade as one sequence for each of the batch's.
-template <class View>
-struct MemberView {
-  using Scalar = typename View::Scalar;
-
-  const View& view;
-  std::span<const Index> node_of;
-
-  Index num_seqs() const { return static_cast<Index>(node_of.size()); }
-  Index num_kv_heads() const { return view.num_kv_heads(); }
-  Index head_dim() const { return view.head_dim(); }
-  Index value_dim() const { return view.value_dim(); }
-  Index scratch_bytes() const { return view.scratch_bytes(); }
-  Range retained(Index seq) const { return view.retained(node(seq)); }
-  KVTile<Scalar> tile(Index seq, Index kv_head, Range want, void* scratch) const {
-    return view.tile(node(seq), kv_head, want, scratch);
-  }
-
- private:
-  Index node(Index seq) const { return node_of[static_cast<std::size_t>(seq)]; }
-};
-
 /// What a cascade keeps from level to level.
 template <class Acc>
 struct CascadeMemory {
   Index num_seqs;
-  Index* nodes;      // a level: of each sequence
-  Index* positions;  // a level, and the end of the last: where it begins in each sequence
+  Index* nodes;                // a level: of each sequence
+  Index* positions;            // a level, and the end of the last: where it begins in each sequence
+  QueryPlacement* placements;  // of the sequences, or of the nodes, of the level under way
   RowState<Acc> rows;
 
-  CascadeMemory(Arena& arena, Index num_levels, Index seqs, Index num_rows, Index stride)
+  CascadeMemory(Arena& arena, Index num_levels, Index seqs, Index most_nodes, Index num_rows, Index stride)
       : num_seqs(seqs),
         nodes(arena.take<Index>(checked_mul(num_levels, seqs, "cascade"))),
         positions(arena.take<Index>(checked_mul(num_levels + 1, seqs, "cascade"))),
+        placements(arena.take<QueryPlacement>(std::max(seqs, most_nodes))),
         rows(arena, num_rows, stride) {}
 
   std::span<Index> node_of(std::size_t level) const { return of_level(nodes, level); }
@@ -105,48 +86,43 @@ void find_nodes(const Level& level, std::size_t index, Index num_seqs, std::span
 /// 0, and the last query of a sequence sits on its last key. A level is shared where the mask lets every one
 /// of its queries see all of it and no score function tells them apart; else it is read a sequence at a time.
 /// The rows' unnormalised states go from level to level and chunk by chunk, so where every level but the last
-/// of each sequence ends at a multiple of chunk_keys tokens the bits are those of attention() over the
-/// unshared keys, and elsewhere the same up to rounding. (As in FlashInfer's cascade inference, Ye et al.
-/// 2024.)
+/// of each sequence ends at a multiple of merge_keys tokens, or within the first merge_keys at one of
+/// chunk_keys, the bits are those of attention() over the unshared keys, and elsewhere the same up to
+/// rounding. (As in FlashInfer's cascade inference, Ye et al. 2024.)
 ///
 /// Unlike in attention(), sums of values over the levels before the last must fit in their accumulator: n
 /// keys need |v| below its largest number / n.
 ///
-/// Extras are those of attention() except q_offset. Throws std::invalid_argument, also for levels that do not
-/// nest.
+/// Extras are those of attention() except q_offset, state_into and resume. Throws std::invalid_argument, also
+/// for levels that do not nest.
 template <Index H = Dynamic, Index G = Dynamic, ExecutorLike E, detail::RaggedOfScalars Q, KVView View,
           OutputLike Out, detail::Extras... X>
 void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<View>>& levels, Out&& out,
                        const X&... arguments) {
   using Acc = Accumulator<typename View::Scalar>;
   GQA_CHECK(!levels.empty(), std::invalid_argument, "levels: none, expected at least 1");
-  const auto queries = detail::as_queries(q);
-  const Index num_seqs = q.num_seqs();
-  using TQ = std::remove_const_t<std::remove_pointer_t<decltype(queries.q.data)>>;
-  static_assert(std::is_same_v<Accumulator<TQ>, Acc> && std::is_same_v<Accumulator<TensorScalar<Out>>, Acc>,
-                "gqa: double goes with double only: q, k, v and out are all double, or none is");
   const auto extras = detail::extras_of(arguments...);
+  static_assert(!decltype(extras)::has_states,
+                "gqa: cascade_attention has no state_into and no resume: attention() takes them");
   const AttentionOptions& options = extras.options;
   GQA_CHECK(!options.q_offset && options.q_offsets.empty(), std::invalid_argument,
             "q_offset: given, expected none in a cascade");
   const View& first = levels.front().kv;
-  if constexpr (requires { View::static_num_kv_heads; })
-    detail::check_static_kv_heads<G, View::static_num_kv_heads>();
-  const detail::HeadTable heads =
-      detail::head_table<H, G>(queries.q.heads, first.num_kv_heads(), extras.grouping);
-  const auto& mask = extras.mask;
-  const auto& score = extras.score;
-  const auto lse = detail::lse_rows<Acc>(extras);
-  const auto rows = detail::check_rows(queries, first, as_view(out), lse);
-  const Acc scale = detail::checked_scale<Acc>(options, queries.q.dim);
-  constexpr bool scores_differ = !std::is_same_v<std::remove_cvref_t<decltype(score)>, ScoreChain<>>;
+  auto call = detail::begin_call<H, G>(q, first, extras);
+  detail::check_head_dim(call.batch, call.kv);
+  detail::set_output(call, as_view(out));
+  if (const auto lse = detail::lse_rows<Acc>(extras))
+    call.lse = detail::checked_lse(*lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);
+  const Index num_seqs = call.num_seqs;
 
   Workspace own;
   Workspace& workspace = options.workspace == nullptr ? own : *options.workspace;
+  Index most_nodes = 0;
+  for (const auto& level : levels) most_nodes = std::max<Index>(most_nodes, level.num_nodes());
   const auto make_memory = [&](detail::Arena& arena) {
-    return detail::CascadeMemory<Acc>(arena, static_cast<Index>(levels.size()), num_seqs,
-                                      checked_mul(queries.q.tokens, heads.num_q_heads, "cascade"),
-                                      round_up(first.value_dim(), simd::padding));
+    return detail::CascadeMemory<Acc>(arena, static_cast<Index>(levels.size()), num_seqs, most_nodes,
+                                      checked_mul(call.batch.num_tokens, call.heads.num_q_heads, "cascade"),
+                                      call.value_stride());
   };
   detail::Arena measure;
   make_memory(measure);
@@ -156,80 +132,70 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   // Where each level of each sequence begins, and how long the whole is.
   std::ranges::fill(memory.begin(0), Index{0});
   for (std::size_t l = 0; l < levels.size(); ++l) {
-    const View& kv = levels[l].kv;
-    GQA_CHECK(kv.num_kv_heads() == first.num_kv_heads() && kv.head_dim() == first.head_dim() &&
-                  kv.value_dim() == first.value_dim(),
+    const detail::KVSource kv = detail::source_of(levels[l].kv);
+    GQA_CHECK(kv.num_kv_heads == call.kv.num_kv_heads && kv.head_dim == call.kv.head_dim &&
+                  kv.value_dim == call.kv.value_dim,
               std::invalid_argument, "levels[" << l << "]: sizes differ from those of levels[0]");
     const auto node_of = memory.node_of(l), parent_of = l == 0 ? std::span<Index>{} : memory.node_of(l - 1);
     detail::find_nodes(levels[l], l, num_seqs, parent_of, node_of);
     for (std::size_t seq = 0; seq < node_of.size(); ++seq)
       memory.begin(l + 1)[seq] =
-          checked_add(memory.begin(l)[seq], detail::checked_retained(kv, node_of[seq]).end, "cascade");
+          checked_add(memory.begin(l)[seq], kv.retained(node_of[seq]).hull().end, "cascade");
   }
-  const auto ends = memory.begin(levels.size());
 
-  AttentionExtent extent{
-      .num_seqs = num_seqs, .num_q_heads = heads.num_q_heads, .in_double = std::is_same_v<Acc, double>};
-  for (Index seq = 0; seq < num_seqs; ++seq) {
-    extent.most_q_tokens = std::max(extent.most_q_tokens, queries.tokens(seq));
-    extent.most_kv_tokens = std::max(extent.most_kv_tokens, ends[static_cast<std::size_t>(seq)]);
-  }
-  // Before anything is asked of them: a mask with a table would look past its end.
-  for (Index seq = 0; seq < num_seqs; ++seq) {
-    const Index total = ends[static_cast<std::size_t>(seq)];
-    extent.q = {total - queries.tokens(seq), total};
-    extent.kv = {0, total};
-    detail::check_extent(extent, mask, score, extras.sinks);
-  }
+  // Before anything is asked of mask and score function: one with a table would look past its end.
+  const auto ends = memory.begin(levels.size());
+  detail::check_extents(
+      call, extras,
+      [&](Index seq) {
+        return Range{0, ends[static_cast<std::size_t>(seq)]};
+      },
+      [&](Index seq) {
+        const Index end = ends[static_cast<std::size_t>(seq)];
+        return Range{end - call.batch.tokens(seq), end};
+      });
   if (num_seqs == 0) return;
 
-  detail::CarriedState<Acc> carried;
-  carried.rows = memory.rows;
-  decltype(auto) runner = as_executor(executor);
-
-  for (std::size_t l = 0; l < levels.size(); ++l) {
-    const View& kv = levels[l].kv;
-    const bool last = l + 1 == levels.size();
-    const auto node_of = memory.node_of(l), begin = memory.begin(l);
-    carried.resume = l > 0;
-    carried.keep = !last;
-    const auto member_queries = [&](Index seq) {
-      const std::size_t i = static_cast<std::size_t>(seq);
-      auto s = rows.sequence(seq, ends[i] - queries.tokens(seq) - begin[i]);
-      s.position_shift = begin[i];
-      return s;
-    };
-    bool shared = !last && !scores_differ && !varies_by_head(mask);
-    for (Index seq = 0; shared && seq < num_seqs; ++seq) {
-      const auto s = member_queries(seq);
-      const Range positions = {s.first_position + s.position_shift,
-                               s.first_position + s.position_shift + s.tokens};
-      const Range keys =
-          detail::shifted(kv.retained(node_of[static_cast<std::size_t>(seq)]), s.position_shift);
-      shared = positions.empty() || keys.empty() ||
-               mask_for(mask, seq, 0, positions.begin).coverage(positions, keys) == Coverage::full;
+  detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
+    for (std::size_t l = 0; l < levels.size(); ++l) {
+      const bool last = l + 1 == levels.size();
+      auto level = call;
+      level.kv = detail::source_of(levels[l].kv);
+      level.keep = level.resume = {};
+      if (l > 0) level.resume = memory.rows;
+      if (!last) level.keep = memory.rows;
+      level.write_output = last;
+      level.placements = memory.placements;
+      const auto node_of = memory.node_of(l), begin = memory.begin(l);
+      bool shared = !last && !call.score && !varies_by_head(extras.mask);
+      for (Index seq = 0; seq < num_seqs; ++seq) {
+        const auto i = static_cast<std::size_t>(seq);
+        const Index tokens = call.batch.tokens(seq);
+        memory.placements[seq] = {seq, tokens, ends[i] - tokens - begin[i], begin[i]};
+        const Range positions = {ends[i] - tokens, ends[i]};
+        const Range keys = detail::shifted(level.kv.retained(node_of[i]).hull(), begin[i]);
+        shared = shared &&
+                 (positions.empty() || keys.empty() ||
+                  mask_for(extras.mask, seq, 0, positions.begin).coverage(positions, keys) == Coverage::full);
+      }
+      if (shared) {
+        // One long sequence of queries for each node, all of which see all of its keys.
+        for (Index node = 0; node < levels[l].num_nodes(); ++node) {
+          const Range members = levels[l].members(node);
+          Index tokens = 0;
+          for (Index seq = members.begin; seq < members.end; ++seq) tokens += call.batch.tokens(seq);
+          const Index first_seq = std::min(members.begin, num_seqs - 1);
+          // Its keys begin where they do for any of its members.
+          memory.placements[node] = {first_seq, tokens, 0, begin[static_cast<std::size_t>(first_seq)]};
+        }
+        level.mask = detail::source_of(detail::everything);
+        level.num_seqs = levels[l].num_nodes();
+      } else {
+        level.kv.node_of = node_of.data();
+      }
+      detail::attend<Acc>(runner, level, workspace);
     }
-    if (shared) {
-      const auto node_queries = [&](Index node) {
-        const Range members = levels[l].members(node);
-        Index tokens = 0;
-        for (Index seq = members.begin; seq < members.end; ++seq) tokens += queries.tokens(seq);
-        return rows.sequences(std::min(members.begin, num_seqs - 1), tokens, 0);
-      };
-      detail::Attention<View, Window, ScoreChain<>, decltype(node_queries)> call{
-          kv, node_queries, kv.num_seqs(), heads, detail::everything, detail::no_score, scale};
-      call.carried = carried;
-      detail::attend(runner, call, workspace);
-    } else {
-      const detail::MemberView<View> view{kv, node_of};
-      detail::Attention<detail::MemberView<View>, std::remove_cvref_t<decltype(mask)>,
-                        std::remove_cvref_t<decltype(score)>, decltype(member_queries)>
-          call{view, member_queries, num_seqs, heads, mask, score, scale};
-      call.sinks = extras.sinks;
-      call.carried = carried;
-      detail::attend(runner, call, workspace);
-    }
-  }
+  });
 }
 
 /// The same on the calling thread.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <span>
 #include <vector>
 
+#include "gqa/core/arena.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -18,6 +20,60 @@ Acc lse_of(Acc max, Acc sum) {
   return static_cast<Acc>(static_cast<double>(max) + std::log(static_cast<double>(sum)));
 }
 
+namespace detail {
+
+/// The unnormalised attention of some rows over some keys, {o, max, sum} as in OnlineSoftmax, in memory of
+/// somebody else's: `stride` elements of o a row, whole vectors.
+template <class Acc>
+struct RowState {
+  Acc* o = nullptr;
+  Acc* max = nullptr;
+  Acc* sum = nullptr;
+  Index stride = 0;
+
+  RowState() = default;
+  RowState(Acc* outputs, Acc* maxima, Acc* sums, Index row_stride)
+      : o(outputs), max(maxima), sum(sums), stride(row_stride) {}
+  RowState(Arena& arena, Index rows, Index row_stride)
+      : o(arena.take<Acc>(checked_mul(rows, row_stride, "workspace"))),
+        max(arena.take<Acc>(rows)),
+        sum(arena.take<Acc>(rows)),
+        stride(row_stride) {}
+
+  explicit operator bool() const { return o != nullptr; }
+  RowState from(Index row) const { return {o + row * stride, max + row, sum + row, stride}; }
+
+  void clear(Index rows) const {
+    std::fill(o, o + rows * stride, Acc{0});
+    std::fill(max, max + rows, -std::numeric_limits<Acc>::infinity());
+    std::fill(sum, sum + rows, Acc{0});
+  }
+
+  /// Takes over the first rows of `other`, whose weights are kept `factor` times as large here.
+  void copy(const RowState& other, Index rows, Acc factor = 1) const {
+    for (Index i = 0; i < rows * stride; ++i) o[i] = other.o[i] * factor;
+    for (Index i = 0; i < rows; ++i) {
+      max[i] = other.max[i];
+      sum[i] = other.sum[i] * factor;
+    }
+  }
+
+  void merge(const RowState& other, Index rows, const simd::RowKernels<Acc>& kernels) const {
+    kernels.merge({.o = o,
+                   .max = max,
+                   .sum = sum,
+                   .block_o = other.o,
+                   .block_max = other.max,
+                   .block_sum = other.sum,
+                   .rows = rows,
+                   .dim = stride,
+                   .stride = stride,
+                   .block_stride = other.stride});
+  }
+};
+
+}  // namespace detail
+
 /// The attention of rows of queries over some set of positions, in a form that merges with that over any
 /// other set (Milakov and Gimelshein 2018; Rabe and Staats 2021):
 ///
@@ -26,7 +82,8 @@ Acc lse_of(Acc max, Acc sum) {
 /// Split keys, shared prefixes, several machines: all of it is `merge`. Merging is commutative and
 /// associative up to rounding (two merge to the same bits whichever takes in the other), and a default state
 /// (of no positions) is its identity, exactly. Sums of values must fit in Acc: merging n states needs |v|
-/// below its largest number / n.
+/// below its largest number / n. It is what attention keeps by itself: state_into(state) asks it for one, and
+/// resume(state) lets it go on from one.
 template <class Acc = float>
 class OnlineSoftmax {
  public:
@@ -70,7 +127,7 @@ class OnlineSoftmax {
     GQA_CHECK(static_cast<Index>(value.size()) == dim_, std::invalid_argument,
               "value: size is " << value.size() << ", expected " << dim_);
     OnlineSoftmax one(1, dim_, value, std::span<const Acc>(&score, 1));
-    merge_rows(row, one, 0, 1);
+    merge_rows(state().from(row), one, 1);
   }
 
   /// Takes in the positions of `other`, which this must not share. Throws std::invalid_argument where the
@@ -79,7 +136,7 @@ class OnlineSoftmax {
     GQA_CHECK(
         other.rows_ == rows_ && other.dim_ == dim_, std::invalid_argument,
         "other: size is " << other.rows_ << " x " << other.dim_ << ", expected " << rows_ << " x " << dim_);
-    merge_rows(0, other, 0, rows_);
+    merge_rows(state(), other, rows_);
   }
 
   /// rows x dim, packed: o / l; 0 in rows that saw nothing.
@@ -101,16 +158,19 @@ class OnlineSoftmax {
     return result;
   }
 
+  /// The memory itself, for the kernels. Reading does not change it.
+  detail::RowState<Acc> state() const {
+    auto& self = const_cast<OnlineSoftmax&>(*this);
+    return {self.o_.data(), self.m_.data(), self.l_.data(), stride_};
+  }
+
  private:
   static std::size_t size(Index a, Index b) {
     return static_cast<std::size_t>(checked_mul(a, b, "OnlineSoftmax"));
   }
 
-  void merge_rows(Index row, const OnlineSoftmax& other, Index other_row, Index count) {
-    static const auto kernels = simd::row_kernels<Acc>(isa());
-    kernels.merge({o_.data() + row * stride_, m_.data() + row, l_.data() + row,
-                   other.o_.data() + other_row * stride_, other.m_.data() + other_row,
-                   other.l_.data() + other_row, count, dim_, stride_, stride_});
+  static void merge_rows(const detail::RowState<Acc>& into, const OnlineSoftmax& other, Index count) {
+    into.merge(other.state(), count, simd::row_kernels<Acc>(isa()));
   }
 
   Index rows_, dim_, stride_;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+// The caches, and views of keys and values that stand elsewhere.
+#pragma once
+
+#include "gqa/kv/cache.hpp"
+#include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/padded.hpp"
+#include "gqa/kv/ragged.hpp"

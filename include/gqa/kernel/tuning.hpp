@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every number that a measurement chose, as a pure function of sizes. Those under "bits" are part of what is
+// computed: sums are cut there. The others change how fast it is and nothing else.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "gqa/core/shape.hpp"
+#include "gqa/simd/product.hpp"
+
+namespace gqa {
+
+using simd::tile_keys;
+
+// ---- Bits. ----
+
+/// The KV axis is cut into chunks at multiples of this position, whatever the threads, the batch or the
+/// cache. A chunk's softmax is taken whole and chunks merge in ascending order, so how work is split shows in
+/// no bit. 512 keys: a merge (2 FMAs an element of the output) costs 1/256 of the products of a chunk, and
+/// the 6 score rows of a register tile (12 kB) leave L1 to the keys.
+inline constexpr Index chunk_tiles = 8;
+inline constexpr Index chunk_keys = chunk_tiles * tile_keys;
+
+/// The chunks of so many positions merge among themselves first, in ascending order, and what they make
+/// merges in ascending order: work that is split, over threads, calls or machines, is kept as one state for
+/// each of these in place of one for each chunk, and merges to the same bits.
+inline constexpr Index merge_keys = 16 * chunk_keys;
+
+namespace detail::tuning {
+
+/// Scores are kept with a few columns more than a chunk has: the last product may write a vector past its
+/// last key, and rows a power of two apart would compete for the same sets of the first-level cache.
+inline constexpr Index score_stride = chunk_keys + simd::padding;
+
+// ---- How work is cut. ----
+
+/// The second-level cache that block sizes are derived from: 1 MiB is what current server cores have at
+/// least.
+inline constexpr Index cache_bytes = Index{1} << 20;
+
+/// Block sizes in query rows: of a task, and of the part of it whose scores stay in the second-level cache.
+struct BlockSizes {
+  Index task_rows;
+  Index block_rows;
+};
+
+/// Rows a block has: its scores (chunk_keys floats a row), queries, outputs and chunk outputs (head_dim or
+/// value_dim floats each) fill at most half of `cache`; the other half holds the chunk's keys and
+/// values. A task has enough blocks to share the packing of a chunk, which costs as much as about 30 rows
+/// where a caller's rows lie pages apart, until it is about 1 %.
+constexpr BlockSizes block_sizes(Index head_dim, Index value_dim, Index scalar_bytes,
+                                 Index cache = cache_bytes) {
+  // Sizes that overflow are refused elsewhere; here they only must not.
+  constexpr Index enough = Index{1} << 32;
+  const Index row_bytes =
+      (chunk_keys + std::min(head_dim, enough) + 2 * std::min(value_dim, enough)) * scalar_bytes;
+  const Index block = std::clamp<Index>(round_down(cache / 2 / std::max<Index>(row_bytes, 1), 24), 24, 192);
+  return {16 * block, block};
+}
+
+/// A call worth less than this runs on one thread: waking another takes about 10 us here, and what the caches
+/// hold takes a third of the estimate below.
+inline constexpr double min_parallel_ns = 50000;
+
+/// Nanoseconds one thread takes: the keys and values at 16 bytes a ns, or the two products at 80 FLOP a ns.
+/// `elements` are those of keys and values that are read, `rows` how many multiply each.
+constexpr double estimate_ns(double elements, double element_bytes, double rows) {
+  return std::max(elements * element_bytes / 16, 2 * elements * rows / 80);
+}
+
+/// Four tasks a thread leave at most a quarter of one thread's share to wait for at the end.
+constexpr Index tasks_wanted(Index num_threads) { return 4 * num_threads; }
+
+/// More threads than this are not told apart: what an executor claims to have must not overflow.
+inline constexpr Index most_threads = Index{1} << 16;
+
+// ---- How a block is multiplied. ----
+
+/// Rows that a product on a partly masked tile is done for at a time: two register tiles, so that 4 rows a
+/// position still fill them.
+inline constexpr Index masked_run_rows = 12;
+
+/// Few rows read keys and values as fast as memory gives them; from about 128 on products take longer.
+constexpr bool streams(Index rows) { return rows <= 128; }
+
+/// Keys that a product with values runs over at once: loading and storing the 24 sums of a register tile
+/// costs about as much as 3 keys, so 256 keys bring it to 1 %, and their values of 64 dims (64 kB) stay in
+/// the second-level cache.
+/// Where values stream from memory, a tile at a time is better: its second strip of dims finds them in the
+/// first level.
+constexpr Index value_run_keys(Index rows) { return streams(rows) ? tile_keys : 256; }
+
+/// From this many rows on 16-bit keys are widened once, not in each pass over them: that takes as long as
+/// about 10 passes' conversions, each a fifth of a pass. With fewer rows the products stream what is stored.
+/// The sums are the same: each widened element enters the same multiply-add.
+constexpr bool widens_once(Index rows) { return rows >= 64; }
+
+/// From this many rows on a caller's values are copied to rows that stand side by side: token strides of
+/// whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
+/// pass.
+constexpr bool copies_values(Index rows) { return rows >= 24; }
+
+/// Tokens ahead of those being read or written whose rows are prefetched.
+inline constexpr Index rows_ahead = 4;
+
+}  // namespace detail::tuning
+
+}  // namespace gqa

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// The tokens of a sequence: how many there are, how many of them each layer has, and which spans and views
+// are valid.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "gqa/core/shape.hpp"
+
+namespace gqa {
+
+/// Tokens that a cache has made room for: their positions, and which state of which cache they belong to.
+struct Span {
+  Range positions;
+  std::uint64_t epoch = 0;  ///< of one cache, between two of its truncations; never 0
+
+  Index size() const { return positions.size(); }
+};
+
+namespace detail {
+
+/// A number that no state of any cache of the program has had.
+inline std::uint64_t next_epoch() {
+  static std::atomic<std::uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+/// Lengths, spans and epochs of one sequence in all layers. Checks what is asked of a cache before anything
+/// changes.
+class Sequence {
+ public:
+  Sequence(Index max_tokens, Index num_layers)
+      : max_tokens_(max_tokens), written_(static_cast<std::size_t>(num_layers)) {}
+
+  Index size() const { return size_; }
+  Index max_tokens() const { return max_tokens_; }
+  /// How many tokens a layer has, without gaps.
+  Index written(Index layer) const { return written_[static_cast<std::size_t>(layer)]; }
+  Index bytes() const { return static_cast<Index>(written_.capacity() * sizeof(Index)); }
+
+  /// Until clear(); 0: the cache is gone.
+  std::uint64_t view_epoch() const { return view_epoch_; }
+  void close() noexcept { view_epoch_ = 0; }
+
+  void check_layer(Index layer) const {
+    const Index layers = static_cast<Index>(written_.size());
+    GQA_CHECK(layer >= 0 && layer < layers, std::out_of_range,
+              "layer is " << layer << ", expected less than " << layers);
+  }
+
+  void check_room(Index n) const {
+    GQA_CHECK(n >= 0, std::invalid_argument, "extend: n is " << n << ", expected at least 0");
+    GQA_CHECK(
+        n <= max_tokens_ - size_, std::length_error,
+        "extend: the cache holds " << size_ << " of at most " << max_tokens_ << " tokens, no room for " << n);
+  }
+
+  /// n more tokens, for which there is room.
+  Span extend(Index n) noexcept {
+    size_ += n;
+    return {{size_ - n, size_}, span_epoch_};
+  }
+
+  void check_write(Index layer, const Span& span) const {
+    check_layer(layer);
+    const Range p = span.positions;
+    GQA_CHECK(span.epoch == span_epoch_ && p.begin >= 0 && p.begin <= p.end && p.end <= size_,
+              std::invalid_argument,
+              "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the " << size_
+                              << " of the cache");
+    check_gap(layer, p);
+  }
+  void check_gap(Index layer, Range positions) const {
+    GQA_CHECK(positions.begin <= written(layer), std::invalid_argument,
+              "span: begins at token " << positions.begin << ", but layer " << layer << " is written up to "
+                                       << written(layer));
+  }
+  void note_written(Index layer, Range positions) noexcept {
+    Index& written = written_[static_cast<std::size_t>(layer)];
+    written = std::max(written, positions.end);
+  }
+
+  void check_read(Index layer, Range positions) const {
+    check_layer(layer);
+    GQA_CHECK(positions.begin >= 0 && positions.begin <= positions.end && positions.end <= written(layer),
+              std::invalid_argument,
+              "read: tokens " << positions.begin << " to " << positions.end << " are not among the "
+                              << written(layer) << " written in layer " << layer);
+  }
+
+  void check_truncate(Index n) const {
+    GQA_CHECK(n >= 0 && n <= size_, std::invalid_argument,
+              "truncate: n is " << n << ", expected 0 to the " << size_ << " tokens there are");
+  }
+  /// Spans of before are no longer valid.
+  void truncate(Index n) noexcept {
+    size_ = n;
+    span_epoch_ = next_epoch();
+    for (Index& written : written_) written = std::min(written, n);
+  }
+
+  /// Neither are views.
+  void clear() noexcept {
+    truncate(0);
+    view_epoch_ = next_epoch();
+  }
+
+  /// The lengths of another one.
+  void copy_lengths(const Sequence& other) {
+    written_ = other.written_;
+    size_ = other.size_;
+  }
+
+ private:
+  Index max_tokens_;
+  std::vector<Index> written_;
+  Index size_ = 0;
+  std::uint64_t span_epoch_ = next_epoch();  // until truncate or clear
+  std::uint64_t view_epoch_ = next_epoch();
+};
+
+}  // namespace detail
+
+}  // namespace gqa
