@@ -1,18 +1,41 @@
 # Makes one header of all: cmake -D INCLUDE_DIR= -D VERSION= -D OUTPUT= -P GqaSingleHeader.cmake
-# Headers with #pragma once come once, texts (.inl) each time they are included. Files are kept as strings and never
-# become lists, which would swallow their semicolons and brackets.
+# Headers with #pragma once come once, texts (.inl) each time they are included. One that is included between #if and
+# #endif may be left out there, so it comes again where it is included next, each time with a guard. Files are kept as
+# strings and never become lists, which would swallow their semicolons and brackets.
 cmake_minimum_required(VERSION 3.25)
 
-# Appends the file to OUTPUT with what it includes of ours in its place.
-function(expand file)
+# How many of the #if in `text` are open at its end.
+function(count_open text result)
+  string(REGEX REPLACE "[][;]" "" text "${text}")
+  string(REGEX MATCHALL "\n#if" opened "${text}")
+  string(REGEX MATCHALL "\n#endif" closed "${text}")
+  list(LENGTH opened opened)
+  list(LENGTH closed closed)
+  math(EXPR count "${opened} - ${closed}")
+  set(${result} ${count} PARENT_SCOPE)
+endfunction()
+
+# Appends the file to OUTPUT with what it includes of ours in its place; `depth` is how many #if it is in.
+function(expand file depth)
   get_property(seen GLOBAL PROPERTY "GQA_SEEN_${file}")
+  get_property(maybe_seen GLOBAL PROPERTY "GQA_MAYBE_SEEN_${file}")
   if(seen)
     return()
   endif()
   file(READ "${INCLUDE_DIR}/${file}" text)
   string(FIND "${text}" "#pragma once\n" once)
+  set(guard "")
   if(NOT once EQUAL -1)
-    set_property(GLOBAL PROPERTY "GQA_SEEN_${file}" TRUE)
+    if(depth EQUAL 0)
+      set_property(GLOBAL PROPERTY "GQA_SEEN_${file}" TRUE)
+    else()
+      set_property(GLOBAL PROPERTY "GQA_MAYBE_SEEN_${file}" TRUE)
+    endif()
+    if(maybe_seen OR depth GREATER 0)
+      string(MAKE_C_IDENTIFIER "${file}" guard)
+      string(TOUPPER "${guard}_ONCE" guard)
+      file(APPEND "${OUTPUT}" "#ifndef ${guard}\n#define ${guard}\n")
+    endif()
   endif()
   string(REPLACE "#pragma once\n" "" text "${text}")
   string(REPLACE "// SPDX-License-Identifier: Apache-2.0\n" "" text "${text}")
@@ -29,14 +52,19 @@ function(expand file)
     string(FIND "${text}" "${directive}" begin)
     string(SUBSTRING "${text}" 0 ${begin} before)
     file(APPEND "${OUTPUT}" "${before}\n")
-    expand("${included}")
+    count_open("\n${before}" opened)
+    math(EXPR depth "${depth} + ${opened}")
+    expand("${included}" ${depth})
     string(LENGTH "${directive}" length)
     math(EXPR end "${begin} + ${length} - 1") # keeps the line's end for the next directive
     string(SUBSTRING "${text}" ${end} -1 text)
   endwhile()
   file(APPEND "${OUTPUT}" "${text}")
+  if(guard)
+    file(APPEND "${OUTPUT}" "#endif\n")
+  endif()
 endfunction()
 
 file(WRITE "${OUTPUT}" "// SPDX-License-Identifier: Apache-2.0\n"
      "// Made from gqa ${VERSION}: all its headers in one. Include this file or those, not both.\n#pragma once\n")
-expand("gqa/gqa.hpp")
+expand("gqa/gqa.hpp" 0)
