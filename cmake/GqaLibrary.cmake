@@ -44,4 +44,9 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake" 
                                  ${gqa_package_arch})
 install(FILES "${PROJECT_BINARY_DIR}/gqaConfig.cmake" "${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake"
               cmake/GqaEigen.cmake cmake/GqaBuildType.cmake DESTINATION "${gqa_package_dir}")
+# All headers in one file, made when it is installed.
+install(CODE "execute_process(COMMAND \"${CMAKE_COMMAND}\" -D \"INCLUDE_DIR=${PROJECT_SOURCE_DIR}/include\"
+  -D \"VERSION=${PROJECT_VERSION}\" -D \"OUTPUT=${PROJECT_BINARY_DIR}/gqa_single.hpp\"
+  -P \"${PROJECT_SOURCE_DIR}/cmake/GqaSingleHeader.cmake\" COMMAND_ERROR_IS_FATAL ANY)")
+install(FILES "${PROJECT_BINARY_DIR}/gqa_single.hpp" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -40,7 +40,7 @@ foreach(consumer find_package add_subdirectory fetch_content)
 endforeach()
 
 add_test(NAME readme/program COMMAND ${python} readme/check_program.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
-         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+         "${CMAKE_COMMAND}" WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 add_test(NAME readme/tables COMMAND ${python} readme/check_tables.py "${PROJECT_SOURCE_DIR}" "${CMAKE_CXX_COMPILER}"
          ${compile_flags} -Wall -Wextra -Werror -Wno-unused-variable WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 

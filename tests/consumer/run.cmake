@@ -13,8 +13,9 @@ file(REMOVE_RECURSE "${WORK_DIR}")
 set(options "")
 if(CONSUMER STREQUAL "find_package")
   run("${CMAKE_COMMAND}" --install "${BUILD_DIR}" --prefix "${WORK_DIR}/prefix")
-  # Every header arrives, and nothing that is not one.
+  # Every header arrives, and the one made of all, and nothing that is not one.
   file(GLOB_RECURSE here RELATIVE "${SOURCE_DIR}/include" "${SOURCE_DIR}/include/*")
+  list(APPEND here gqa_single.hpp)
   file(GLOB_RECURSE there RELATIVE "${WORK_DIR}/prefix/include" "${WORK_DIR}/prefix/include/*")
   if(NOT here STREQUAL there)
     message(FATAL_ERROR "installed headers differ\nhere:  ${here}\nthere: ${there}")

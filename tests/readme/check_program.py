@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compile and run the README's programs by the README's own command: check_program.py REPOSITORY COMPILER"""
+"""Compile and run the README's programs by the README's own command, the first also with the one header made of all:
+check_program.py REPOSITORY COMPILER CMAKE"""
 
 import pathlib
 import re
@@ -16,12 +17,12 @@ def block(readme, marker, language):
     return found.group(1)
 
 
-def check(repository, compiler, command, program, printed, most_lines):
+def check(include, compiler, command, program, printed, most_lines):
     """The program has no more lines than promised and prints what the README says."""
     if program.count("\n") > most_lines:
         sys.exit(f"the program has {program.count(chr(10))} lines, promised are {most_lines}:\n{program}")
     with tempfile.TemporaryDirectory() as folder:
-        pathlib.Path(folder, "include").symlink_to(pathlib.Path(repository, "include").resolve())
+        pathlib.Path(folder, "include").symlink_to(include)
         pathlib.Path(folder, "first.cpp").write_text(program, encoding="utf-8")
         script = f'set -e\n"{compiler}" {command[len("g++ "):]}'
         run = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
@@ -31,14 +32,28 @@ def check(repository, compiler, command, program, printed, most_lines):
         sys.exit(f"the program prints\n{run.stdout}and the README says\n{printed}")
 
 
-def main(repository, compiler):
+def make_single_header(repository, cmake, folder):
+    made = pathlib.Path(folder, "gqa_single.hpp")
+    subprocess.run([cmake, "-D", f"INCLUDE_DIR={repository}/include", "-D", "VERSION=0", "-D", f"OUTPUT={made}", "-P",
+                    f"{repository}/cmake/GqaSingleHeader.cmake"], check=True)
+
+
+def main(repository, compiler, cmake):
+    repository = pathlib.Path(repository).resolve()
     readme = pathlib.Path(repository, "README.md").read_text(encoding="utf-8")
     command = block(readme, "compile", "sh")
     if not command.startswith("g++ "):
         sys.exit(f"the command does not start with g++: {command}")
     for name, most_lines in (("", 15), (": layers", 25)):
-        check(repository, compiler, command, block(readme, "program" + name, "cpp"),
+        check(repository / "include", compiler, command, block(readme, "program" + name, "cpp"),
               block(readme, "prints" + name, "text"), most_lines)
+    first, printed = block(readme, "program", "cpp"), block(readme, "prints", "text")
+    with tempfile.TemporaryDirectory() as folder:
+        make_single_header(repository, cmake, folder)
+        check(folder, compiler, command, first.replace("<gqa/gqa.hpp>", "<gqa_single.hpp>"), printed, 15)
+        # The lines that gqa::compiled takes: nothing it needs may stand among those it skips.
+        check(folder, compiler, command.splitlines()[0].replace("-o first", "-fsyntax-only") + "\n",
+              "#define GQA_COMPILED\n" + first.replace("<gqa/gqa.hpp>", "<gqa_single.hpp>"), "", 16)
 
 
 if __name__ == "__main__":
