@@ -48,20 +48,26 @@ struct Piece {
 template <class Acc>
 struct CallKernels {
   Isa set;
+  const simd::Format* stored_format;
+  const simd::Kernels<Acc>* stored;
   const simd::Kernels<Acc>& wide;
   const simd::RowKernels<Acc>& rows;
   bool dot;  // queries, keys and values are bfloat16 and the processor multiplies them in pairs
   void (*release)(simd::MatrixUnit&);  // null: products set no unit
 
-  /// `stored`: what keys and values are held in.
-  CallKernels(const simd::Format& stored, bool queries_are_bf16, Isa isa)
+  /// `format`: what keys and values are mostly held in.
+  CallKernels(const simd::Format& format, bool queries_are_bf16, Isa isa)
       : set(isa),
+        stored_format(&format),
+        stored(&format.kernels<Acc>(isa)),
         wide(simd::kernels<Acc>(isa)),
         rows(simd::row_kernels<Acc>(isa)),
-        dot(queries_are_bf16 && stored.group == 2 && stored.kernels<Acc>(isa).product_dot != nullptr),
-        release(dot ? stored.kernels<Acc>(isa).release : nullptr) {}
+        dot(queries_are_bf16 && format.group == 2 && stored->product_dot != nullptr),
+        release(dot ? stored->release : nullptr) {}
 
-  const simd::Kernels<Acc>& of(const TileSide& side) const { return side.format->template kernels<Acc>(set); }
+  const simd::Kernels<Acc>& of(const TileSide& side) const {
+    return side.format == stored_format ? *stored : side.format->template kernels<Acc>(set);
+  }
 };
 
 /// Scratch for one chunk, and what it holds now.
@@ -95,44 +101,16 @@ class Chunk {
   bool empty() const { return size_ == 0; }
 
   /// Reads the keys `want`, of one tile, and makes operands of them for products with `rows` rows of queries.
-  /// Short runs of token-major rows are gathered first: pairs of keys then fall as in a whole tile, and
-  /// products are as long.
   void read(Index seq, Index kv_head, Range want, Index rows) {
     const Index slot = (want.begin - begin_) / tile_keys;
     void* scratch = view_scratch_bytes_ == 0 ? nullptr : view_scratch_ + slot * view_scratch_bytes_;
-    KVTile run{.layout = TileLayout::token_major};  // what has been gathered, up to want.begin
-    const auto add_gathered = [&] {
-      if (run.size > 0) add(run, want.begin - run.size, rows);
-      run.size = 0;
-    };
-    if (kernels_.dot && want.begin % 2 != 0) {  // the first half of its pair is not there
-      start_run(run, *kv_.format, *kv_.format);
-      std::memset(static_cast<void*>(gathered_k_), 0,
-                  static_cast<std::size_t>(kv_.head_dim * kv_.format->bytes));
-      std::memset(static_cast<void*>(gathered_v_), 0,
-                  static_cast<std::size_t>(kv_.value_dim * kv_.format->bytes));
-      run.size = 1;
-    }
-    while (!want.empty()) {
-      const KVTile tile = kv_.tile(seq, kv_head, want, scratch);
-      check_tile(tile, want, rules_);
-      const bool token_major = tile.layout == TileLayout::token_major;
-      if (token_major) prefetch_rows(tile);
-      // A dot product may add up whole steps of keys before it adds them to the rest: none may be cut in two.
-      const bool cuts_step =
-          kernels_.dot && tile.size < want.size() && (want.begin + tile.size) % simd::matrix_depth != 0;
-      const bool fits = !tile.k.scaled() && !tile.v.scaled() &&
-                        (run.size == 0 || (run.k.format == tile.k.format && run.v.format == tile.v.format));
-      if (fits && (run.size > 0 || (token_major ? tile.size < want.size() : cuts_step))) {
-        if (run.size == 0) start_run(run, *tile.k.format, *tile.v.format);
-        gather(tile, run);
-      } else {
-        add_gathered();
-        add(tile, want.begin, rows);
-      }
-      want.begin += tile.size;
-    }
-    add_gathered();
+    const KVTile tile = kv_.tile(seq, kv_head, want, scratch);
+    check_tile(tile, want, rules_);
+    if (tile.layout == TileLayout::token_major) prefetch_rows(tile);
+    if (tile.size == want.size() && !(kernels_.dot && want.begin % 2 != 0))
+      add(tile, want.begin, rows);
+    else
+      read_pieces(tile, seq, kv_head, want, scratch, rows);
   }
 
   /// Whether all values of a piece are finite, so that a weight of 0 makes nothing of them.
@@ -184,6 +162,46 @@ class Chunk {
       rows(tile.k, kv_.head_dim, j);
       rows(tile.v, kv_.value_dim, j);
     }
+  }
+
+  /// Reads keys that do not come in one piece, of which `tile` is the first. Short runs of token-major rows
+  /// are gathered first: pairs of keys then fall as in a whole tile, and products are as long.
+  [[gnu::noinline]] void read_pieces(KVTile tile, Index seq, Index kv_head, Range want, void* scratch,
+                                     Index rows) {
+    KVTile run{.layout = TileLayout::token_major};  // what has been gathered, up to want.begin
+    const auto add_gathered = [&] {
+      if (run.size > 0) add(run, want.begin - run.size, rows);
+      run.size = 0;
+    };
+    if (kernels_.dot && want.begin % 2 != 0) {  // the first half of its pair is not there
+      start_run(run, *kv_.format, *kv_.format);
+      std::memset(static_cast<void*>(gathered_k_), 0,
+                  static_cast<std::size_t>(kv_.head_dim * kv_.format->bytes));
+      std::memset(static_cast<void*>(gathered_v_), 0,
+                  static_cast<std::size_t>(kv_.value_dim * kv_.format->bytes));
+      run.size = 1;
+    }
+    for (;;) {
+      const bool token_major = tile.layout == TileLayout::token_major;
+      // A dot product may add up whole steps of keys before it adds them to the rest: none may be cut in two.
+      const bool cuts_step =
+          kernels_.dot && tile.size < want.size() && (want.begin + tile.size) % simd::matrix_depth != 0;
+      const bool fits = !tile.k.scaled() && !tile.v.scaled() &&
+                        (run.size == 0 || (run.k.format == tile.k.format && run.v.format == tile.v.format));
+      if (fits && (run.size > 0 || (token_major ? tile.size < want.size() : cuts_step))) {
+        if (run.size == 0) start_run(run, *tile.k.format, *tile.v.format);
+        gather(tile, run);
+      } else {
+        add_gathered();
+        add(tile, want.begin, rows);
+      }
+      want.begin += tile.size;
+      if (want.empty()) break;
+      tile = kv_.tile(seq, kv_head, want, scratch);
+      check_tile(tile, want, rules_);
+      if (tile.layout == TileLayout::token_major) prefetch_rows(tile);
+    }
+    add_gathered();
   }
 
   void start_run(KVTile& run, const simd::Format& k, const simd::Format& v) {
@@ -268,17 +286,16 @@ class Chunk {
       if (v.format->bytes == Index{sizeof(Acc)} && whole_vectors && !v.scaled() &&
           !tuning::copies_values(rows))
         return widened(v.as<Acc>(), v.stride);
-      for (Index j = 0; j < piece.size; ++j) widen_row(v, j, values + j * value_stride_);
+      const auto& kernels = kernels_.of(v);
+      const Index row_bytes = v.stride * v.format->bytes;
+      for (Index j = 0; j < piece.size; ++j) {
+        Acc* row = values + j * value_stride_;
+        kernels.widen_row(v.as<std::byte>() + j * row_bytes, kv_.value_dim, Acc{1}, row);
+        std::fill(row + kv_.value_dim, row + value_stride_, Acc{0});  // to whole vectors
+      }
     }
     scale(v, values, value_stride_, piece.size, kv_.value_dim);
     return widened(values, value_stride_);
-  }
-
-  /// Row j of token-major values, padded with 0.
-  void widen_row(const TileSide& v, Index j, Acc* row) const {
-    const std::byte* from = v.as<std::byte>() + j * v.stride * v.format->bytes;
-    kernels_.of(v).widen_row(from, kv_.value_dim, Acc{1}, row);
-    std::fill(row + kv_.value_dim, row + value_stride_, Acc{0});
   }
 
   static void scale(const TileSide& side, Acc* elements, Index stride, Index rows, Index columns) {

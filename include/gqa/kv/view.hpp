@@ -182,6 +182,9 @@ inline void check_tile(const KVTile& tile, Range want, const TileRules& rules) {
   const bool aligned = tile.layout == TileLayout::token_major || want.begin % simd::padding == 0;
   if (!sized || !there || !aligned) [[unlikely]]
     refuse_tile(tile, want);
+  if (rules.only != nullptr && tile.k.format == rules.only && tile.v.format == rules.only &&
+      !tile.k.scaled() && !tile.v.scaled())
+    return;
   for (const auto* side : {&tile.k, &tile.v}) {
     const bool readable = side->format != nullptr && side->format->in_double == rules.in_double;
     const bool ruled = rules.only == nullptr || (side->format == rules.only && !side->scaled());
