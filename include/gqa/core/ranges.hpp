@@ -55,6 +55,15 @@ class Ranges {
   Index size_ = 1;
 };
 
+/// Calls f(Range) for those of the ranges' positions that lie in r, which is not empty.
+template <class F>
+constexpr void for_common(const Ranges& ranges, Range r, F&& f) {
+  for (const Range each : ranges) {
+    const Range common = intersect(each, r);
+    if (!common.empty()) f(common);
+  }
+}
+
 /// Those of the ranges' positions that lie in r.
 constexpr Ranges intersect(const Ranges& ranges, Range r) {
   Ranges result;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "gqa/core/function_ref.hpp"
@@ -140,6 +141,12 @@ inline double estimate_ns(const PlanSizes& sizes, const PlanSequence& sequence) 
 /// first the queries and then the keys are cut finer, down to one block of rows and one chunk of keys.
 inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSequence(Index)> sequence,
                       Plan& plan) {
+  PlanSequence last;
+  Index last_seq = -1;  // asked for again and again where there is but one
+  const auto at = [&](Index seq) -> const PlanSequence& {
+    if (seq != std::exchange(last_seq, seq)) last = sequence(seq);
+    return last;
+  };
   plan.items.clear();
   plan.splits.clear();
   plan.num_slots = plan.max_rows = 0;
@@ -149,7 +156,7 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
   const Index block_tokens = std::max<Index>(1, sizes.blocks.block_rows / sizes.group_size);
   Index num_tasks = 0;
   for (Index seq = 0; seq < num_seqs; ++seq) {
-    const PlanSequence s = sequence(seq);
+    const PlanSequence& s = at(seq);
     total_ns += estimate_ns(sizes, s);
     num_tasks += ceil_div(s.num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
@@ -160,12 +167,12 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
     task_tokens = std::max(block_tokens, ceil_div(task_tokens, 2));
     num_tasks = 0;
     for (Index seq = 0; seq < num_seqs; ++seq)
-      num_tasks += ceil_div(sequence(seq).num_q_tokens, task_tokens) * sizes.num_kv_heads;
+      num_tasks += ceil_div(at(seq).num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
   const Index splits_wanted = num_tasks == 0 ? 1 : ceil_div(wanted, num_tasks);
 
   for (Index seq = 0; seq < num_seqs; ++seq) {
-    const PlanSequence s = sequence(seq);
+    const PlanSequence& s = at(seq);
     const Range hull = s.kv.hull();
     Split split{.chunks = ChunkList(s.kv), .shift = s.shift};
     split.num_items = std::max<Index>(1, std::min(splits_wanted, split.chunks.size()));

@@ -48,8 +48,8 @@ class ScoreRowsWorker {
       for (Index t = scores_.seen().first_tile; t <= scores_.seen().last_tile; ++t) {
         const Index begin = chunk_.begin() + t * tile_keys;
         if (scores_.seen().tiles[t] == Coverage::none) continue;
-        for (const Range keys : intersect(item.retained, {begin, begin + tile_keys}))
-          if (!keys.empty()) chunk_.read(item.seq, item.kv_head, keys, block.rows);
+        for_common(item.retained, {begin, begin + tile_keys},
+                   [&](Range keys) { chunk_.read(item.seq, item.kv_head, keys, block.rows); });
       }
       scores_.multiply_keys(queries_, block, chunk_);
       f();

@@ -184,13 +184,14 @@ class Worker {
   bool read(const Item<Acc>& item, Index chunk, Range visible) {
     chunk_.begin(chunk);
     const Range q = item.positions();
+    const Index rows = item.num_rows();
     for (Index t = 0; t < chunk_tiles; ++t) {
       const Index begin = chunk * chunk_keys + t * tile_keys;
       const Range tile = {begin, begin + tile_keys};
       if (intersect(tile, visible).empty()) continue;
-      for (const Range keys : intersect(item.retained, tile))
-        if (!keys.empty() && item.mask.coverage(q, keys) != Coverage::none)
-          chunk_.read(item.seq, item.kv_head, keys, item.num_rows());
+      for_common(item.retained, tile, [&](Range keys) {
+        if (item.mask.coverage(q, keys) != Coverage::none) chunk_.read(item.seq, item.kv_head, keys, rows);
+      });
     }
     return !chunk_.empty();
   }

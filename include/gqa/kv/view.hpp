@@ -101,23 +101,30 @@ struct KVSource {
     return tile_of(view, node(seq), kv_head, want, scratch);
   }
 
-  /// What is retained of a sequence. Throws std::invalid_argument where that cannot be.
+  /// What is retained of a sequence, in ranges that are apart. Throws std::invalid_argument where that cannot
+  /// be.
   Ranges retained(Index seq) const {
     const Ranges ranges = retained_of(view, node(seq));
+    check_retained(ranges[0], 0, seq);
+    if (ranges.size() == 1) [[likely]]
+      return ranges;
     Ranges joined = ranges[0];
-    for (Index i = 0; i < ranges.size(); ++i) {
+    for (Index i = 1; i < ranges.size(); ++i) {
       const Range kv = ranges[i];
-      const Index from = i == 0 ? 0 : joined.hull().end;
-      GQA_CHECK(from <= kv.begin && kv.begin <= kv.end && kv.end <= max_position, std::invalid_argument,
-                "retained: positions " << kv.begin << " to " << kv.end << " of sequence " << seq
-                                       << ", expected a range within " << from << " to " << max_position);
-      if (i == 0) continue;
-      if (kv.begin == from || joined.back().empty())
+      check_retained(kv, joined.hull().end, seq);
+      if (kv.begin == joined.hull().end || joined.back().empty())
         joined.back() = {joined.back().empty() ? kv.begin : joined.back().begin, kv.end};
       else if (!kv.empty())
         joined.push_back(kv);
     }
     return joined;
+  }
+
+ private:
+  static void check_retained(Range kv, Index from, Index seq) {
+    GQA_CHECK(from <= kv.begin && kv.begin <= kv.end && kv.end <= max_position, std::invalid_argument,
+              "retained: positions " << kv.begin << " to " << kv.end << " of sequence " << seq
+                                     << ", expected a range within " << from << " to " << max_position);
   }
 };
 
@@ -144,7 +151,8 @@ KVSource source_of(const View& view) {
 struct TileRules {
   Index value_dim;
   bool in_double;
-  const simd::Format* only;  // the one format of both sides, plain; null: any
+  const simd::Format* expected;  // mostly, plain
+  const simd::Format* only;      // the one format of both sides, plain; null: any
 };
 
 [[noreturn, gnu::noinline, gnu::cold]] inline void refuse_side(const char* name, TileSide side,
@@ -174,6 +182,14 @@ struct TileRules {
                                           << "; return a longer tile before it, or token_major ones");
 }
 
+/// Says what is wrong with a side, if anything is.
+[[gnu::noinline]] inline void check_side(const char* name, const TileSide& side, const TileRules& rules) {
+  const bool readable = side.format != nullptr && side.format->in_double == rules.in_double;
+  const bool ruled = rules.only == nullptr || (side.format == rules.only && !side.scaled());
+  if (!readable || !ruled) [[unlikely]]
+    refuse_side(name, side, rules);
+}
+
 /// Once a tile: a view is often the user's, and what it returns is followed without another look. Throws
 /// std::invalid_argument naming what it returned.
 inline void check_tile(const KVTile& tile, Range want, const TileRules& rules) {
@@ -182,14 +198,10 @@ inline void check_tile(const KVTile& tile, Range want, const TileRules& rules) {
   const bool aligned = tile.layout == TileLayout::token_major || want.begin % simd::padding == 0;
   if (!sized || !there || !aligned) [[unlikely]]
     refuse_tile(tile, want);
-  if (rules.only != nullptr && tile.k.format == rules.only && tile.v.format == rules.only &&
-      !tile.k.scaled() && !tile.v.scaled())
-    return;
-  for (const auto* side : {&tile.k, &tile.v}) {
-    const bool readable = side->format != nullptr && side->format->in_double == rules.in_double;
-    const bool ruled = rules.only == nullptr || (side->format == rules.only && !side->scaled());
-    if (!readable || !ruled) [[unlikely]]
-      refuse_side(side == &tile.k ? "k" : "v", *side, rules);
+  const bool expected = tile.k.format == rules.expected && tile.v.format == rules.expected;
+  if (!expected || tile.k.scaled() || tile.v.scaled()) [[unlikely]] {
+    check_side("k", tile.k, rules);
+    check_side("v", tile.v, rules);
   }
 }
 
