@@ -80,6 +80,7 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
       checked_mul(checked_mul(call.num_seqs, call.heads.num_q_heads, "scores"), num_tokens, "scores");
   checked_mul(checked_mul(rows, keys.size(), "scores"), sizeof(W), "scores");
   Tensor4<W> scores(call.num_seqs, call.heads.num_q_heads, num_tokens, keys.size());
+  detail::wish_huge_pages(scores.data(), static_cast<std::size_t>(scores.size()) * sizeof(W));
   scores.setConstant(after == ScoresAfter::softmax ? W{0} : -std::numeric_limits<W>::infinity());
 
   return detail::with_workspace(extras.options, [&](Workspace& workspace) {
@@ -93,10 +94,10 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
                            .kv_head = kv_head,
                            .q = {begin, std::min(begin + step, call.batch.tokens(seq))},
                            .kv = call.kv.retained(seq).hull()});
-    const auto tell = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row, Index first_key,
+    const auto tell = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row, Range told,
                           std::span<const Acc> values) {
       const Index at = (item.seq * call.heads.num_q_heads + item.q_head(row)) * num_tokens + item.token(row);
-      W* to = scores.data() + at * keys.size() + first_key - keys.begin;
+      W* to = scores.data() + at * keys.size() + told.begin - keys.begin;
       for (std::size_t j = 0; j < values.size(); ++j) to[j] = static_cast<W>(values[j]);
     };
     const auto tell_lse = [](const detail::WorkItem&, const detail::Item<Acc>&, Index, Acc) {};

@@ -94,7 +94,7 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
   if (lse) detail::checked_lse(*lse, 1, tokens.size(), q_heads.size());
   const Range keys = call.kv.retained(which.seq).hull();
   Tensor3<W> weights(tokens.size(), q_heads.size(), keys.size());
-  weights.setZero();
+  detail::wish_huge_pages(weights.data(), static_cast<std::size_t>(weights.size()) * sizeof(W));
 
   return detail::with_workspace(extras.options, [&](Workspace& workspace) {
     auto& items = workspace.plan().items;
@@ -108,11 +108,16 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
       const Index t = work.part + row / item.group_size;
       q_heads.for_each(item.q_head(row), [&](Index h) { f(t, h); });
     };
-    const auto tell = [&](const detail::WorkItem& work, const detail::Item<Acc>& item, Index row,
-                          Index first_key, std::span<const Acc> p) {
+    const auto tell = [&](const detail::WorkItem& work, const detail::Item<Acc>& item, Index row, Range told,
+                          std::span<const Acc> p) {
       for_places(work, item, row, [&](Index t, Index h) {
-        W* to = weights.data() + (t * q_heads.size() + h) * keys.size() + first_key - keys.begin;
-        for (std::size_t j = 0; j < p.size(); ++j) to[j] = static_cast<W>(p[j]);
+        W* to = weights.data() + (t * q_heads.size() + h) * keys.size() + told.begin - keys.begin;
+        if (p.empty())
+          std::fill_n(to, told.size(), W{0});
+        else if constexpr (std::is_same_v<W, Acc>)
+          std::copy(p.begin(), p.end(), to);
+        else
+          std::transform(p.begin(), p.end(), to, [](Acc x) { return static_cast<W>(x); });
       });
     };
     const auto tell_lse = [&](const detail::WorkItem& work, const detail::Item<Acc>& item, Index row,

@@ -34,22 +34,30 @@ class ScoreRowsWorker {
     const Block block = item.block(0, item.tokens.size());
     queries_.pack(item, block);
     if (wanted_.probabilities) sum_up(work, item, block);
-    for_chunks(item, block, [&] { tell_chunk(work, item, block); });
+    for_chunks(
+        item, block, [&] { tell_chunk(work, item, block); },
+        [&](Range keys) {
+          for (Index row = 0; row < block.rows; ++row) wanted_.tell(work, item, row, keys, {});
+        });
   }
 
  private:
-  /// Calls f with the scores of each chunk that the block sees something of.
-  template <class F>
-  void for_chunks(const Item<Acc>& item, const Block& block, F&& f) {
-    const Range hull = intersect(item.retained.hull(), item.mask.bounds(block.positions));
+  /// Calls f with the scores of each chunk that the block sees something of, and `unseen` for the others.
+  template <class F, class Unseen>
+  void for_chunks(const Item<Acc>& item, const Block& block, F&& f, Unseen&& unseen) {
+    const Range hull = item.retained.hull(), bounds = item.mask.bounds(block.positions);
     for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
       chunk_.begin(chunk);
-      if (!scores_.look(item, block, chunk_.begin())) continue;
+      const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
+      if (intersect(keys, bounds).empty() || !scores_.look(item, block, chunk_.begin())) {
+        unseen(intersect(keys, hull));
+        continue;
+      }
       for (Index t = scores_.seen().first_tile; t <= scores_.seen().last_tile; ++t) {
         const Index begin = chunk_.begin() + t * tile_keys;
         if (scores_.seen().tiles[t] == Coverage::none) continue;
         for_common(item.retained, {begin, begin + tile_keys},
-                   [&](Range keys) { chunk_.read(item.seq, item.kv_head, keys, block.rows); });
+                   [&](Range read) { chunk_.read(item.seq, item.kv_head, read, block.rows); });
       }
       scores_.multiply_keys(queries_, block, chunk_);
       f();
@@ -59,10 +67,13 @@ class ScoreRowsWorker {
   /// The maximum and the sum of each row.
   void sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
     total_.clear(block.rows);
-    for_chunks(item, block, [&] {
-      scores_.softmax(item, block, block_);
-      total_.merge(block_, block.rows, kernels_.rows);
-    });
+    for_chunks(
+        item, block,
+        [&] {
+          scores_.softmax(item, block, block_);
+          total_.merge(block_, block.rows, kernels_.rows);
+        },
+        [](Range) {});
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
         block_.max[row] = static_cast<Acc>((*call_.sinks)(item.q_head(row)));
@@ -74,18 +85,16 @@ class ScoreRowsWorker {
   }
 
   void tell_chunk(const WorkItem& work, const Item<Acc>& item, const Block& block) {
-    const SeenKeys& seen = scores_.seen();
-    const Range there = intersect(item.retained.hull(), shifted(seen.columns(), seen.chunk_begin));
-    const Range columns = shifted(there, -seen.chunk_begin);
-    constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
+    const Index begin = scores_.seen().chunk_begin;
+    const Range there = intersect(item.retained.hull(), {begin, begin + chunk_keys});
+    const Range columns = shifted(there, -begin);
     for (Index i = 0; i < block.rows; ++i) {
       Acc* row = scores_.row(i);
       if (call_.score)
         scores_.modify(item, block, i);
       else
         kernels_.rows.scale(row + columns.begin, columns.size(), call_.scale.size);
-      for (Index j = columns.begin; j < columns.end; ++j)
-        if ((seen.word(i, j / tile_keys) >> (j % tile_keys) & 1) == 0) row[j] = nothing;
+      hide(i, row);
       if (wanted_.probabilities)
         kernels_.rows.probabilities({.scores = row + columns.begin,
                                      .stride = 0,
@@ -93,8 +102,22 @@ class ScoreRowsWorker {
                                      .columns = columns.size(),
                                      .max = total_.max + i,
                                      .sum = total_.sum + i});
-      wanted_.tell(work, item, i, there.begin,
-                   {row + columns.begin, static_cast<std::size_t>(columns.size())});
+      wanted_.tell(work, item, i, there, {row + columns.begin, static_cast<std::size_t>(columns.size())});
+    }
+  }
+
+  /// -inf where row i of the block does not see.
+  void hide(Index i, Acc* row) const {
+    constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
+    const SeenKeys& seen = scores_.seen();
+    for (Index t = 0; t < chunk_tiles; ++t) {
+      const bool some = seen.first_tile <= t && t <= seen.last_tile;
+      const std::uint64_t word = some ? seen.word(i, t) : 0;
+      Acc* tile = row + t * tile_keys;
+      if (word == 0)
+        std::fill_n(tile, tile_keys, nothing);
+      else if (word != ~std::uint64_t{0})
+        for (Index j = 0; j < tile_keys; ++j) tile[j] = (word >> j & 1) != 0 ? tile[j] : nothing;
     }
   }
 

@@ -9,14 +9,13 @@
 
 namespace gqa::detail {
 
-/// What is wanted of some rows. Keys that are not seen are -inf among scores and 0 among probabilities; parts
-/// of a row in which nothing is seen are not told.
+/// What is wanted of some rows. Keys that are not seen are -inf among scores and 0 among probabilities.
 template <class Acc>
 struct RowsWanted {
   bool probabilities = false;
-  /// Part of a row: the row of the item, the position of its first key, and its values.
-  FunctionRef<void(const WorkItem& work, const Item<Acc>& item, Index row, Index first_key,
-                   std::span<const Acc>)>
+  /// Part of a row: the row of the item, its keys, and their values, or none of those where nothing is seen.
+  /// All that is retained is told once, in ascending order.
+  FunctionRef<void(const WorkItem& work, const Item<Acc>& item, Index row, Range keys, std::span<const Acc>)>
       tell;
   /// The lse of a row, where probabilities are wanted.
   FunctionRef<void(const WorkItem& work, const Item<Acc>& item, Index row, Acc lse)> tell_lse;
