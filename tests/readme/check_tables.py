@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Compile and run each line of code in the README's tables of masks, score functions, calls and memory, and look for a line
-of each that include/gqa/score offers: check_tables.py REPOSITORY COMPILER FLAG..."""
+of each that include/gqa offers: check_tables.py REPOSITORY COMPILER FLAG..."""
 
 import pathlib
 import re
@@ -60,14 +60,14 @@ int main() {
   const KVCache<float> a = filled(40), b = filled(60);
   const KVList<View> system_prompt({a.layer(0)}), tails({a.layer(0), b.layer(0)});
   const CascadeLevel<KVList<View>> shared{system_prompt, {0, 2}}, own{tails, {0, 1, 2}};
-  OnlineSoftmax<float> near(3, D), far(3, D);
+  OnlineSoftmax<float> near(3, D), far(3, D), state(n * H, D);
 %s
 }
 """
 
 # What these offer is for those who write masks and score functions, or helps another header.
-MACHINERY = {"bitmap", "compose", "extent", "interval_mask", "mask", "mask_concept", "mask_ref", "score_chain",
-             "score_mod", "score_mod_concept", "score_tensor"}
+MACHINERY = {"bitmap", "compose", "interval_mask", "mask_concept", "mask_ref", "score_chain", "score_mod_concept",
+             "score_tensor"}
 HELPERS = {"alibi_slopes", "as_mask"}
 
 
@@ -95,20 +95,20 @@ def offered(header):
     return functions or set(re.findall(r"^class (\w+)", text, re.M))
 
 
-def missing(headers, lines):
+def missing(include, lines):
     """What no line names."""
     named = set(re.findall(r"\w+", " ".join(lines)))
-    for header in sorted(headers.glob("*.hpp")):
+    for header in [*sorted(include.glob("mask/*.hpp")), *sorted(include.glob("score/*.hpp")), include / "explain.hpp"]:
         if header.stem not in MACHINERY:
             for name in sorted(offered(header) - HELPERS - named):
-                yield f"{name} of score/{header.name} is in no table of README.md"
+                yield f"{name} of {header.relative_to(include)} is in no table of README.md"
 
 
 def main(repository, compiler, *flags):
     repository = pathlib.Path(repository)
     readme = (repository / "README.md").read_text(encoding="utf-8")
     tables = [row for marker in ("masks", "scores", "calls", "memory") for row in rows(readme, marker)]
-    problems = list(missing(repository / "include/gqa/score", [code for _, code in tables]))
+    problems = list(missing(repository / "include/gqa", [code for _, code in tables]))
     if problems:
         sys.exit("\n".join(problems))
 

@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// One attention call, from its plan to its last merge; what happens inside an item is the worker's.
+// The way of a call, from what users write to the kernels and back:
+//   attention.hpp            the entries; cascade, attention_weights and attention_scores stand beside it
+//   extras, options          what is said beside the tensors, sorted once
+//   make_call, call          checks all of it, and puts views, masks, scores and tensors behind pointers
+//   run_call, plan, tuning   memory, and items of work, by numbers that measurements chose
+//   worker, item             a thread's items: chunks of 512 keys, blocks of rows, merges
+//   chunk                    reads a chunk's tiles (kv/view.hpp) and makes operands of them
+//   score_block, seen_keys   Q K^T, softmax and P V of one block, where group_mask lets it see
+//   row_state, finish        {o, max, sum} merged, then output and lse written
+// Below it simd/product.hpp says what a kernel does, and simd/text/ does it for every instruction set.
 #pragma once
 
 #include "gqa/core/parallel.hpp"
