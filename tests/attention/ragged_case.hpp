@@ -7,7 +7,7 @@
 #include "attention/attend.hpp"
 #include "gqa/core/ragged.hpp"
 #include "gqa/kernel/options.hpp"
-#include "gqa/kv/ragged.hpp"
+#include "gqa/kv/kv_list.hpp"
 #include "support/message_of.hpp"
 
 namespace gqa::test {

@@ -191,6 +191,32 @@ TEST(GroupMask, BindsEachHeadOnceAndLeavesNothingBehind) {
   EXPECT_EQ(alive, 0);
 }
 
+/// Both heads of a KV head see what its number says.
+struct MaskByKVHead {
+  Window at(Index, Index q_head) const {
+    ++*made;
+    return sliding_window(10 * (q_head / group) + 1);
+  }
+  static HeadVariation varies_by_head() { return HeadVariation::by_kv_head; }
+  static bool varies_by_seq() { return false; }
+  Index* made;
+};
+
+TEST(GroupMask, OneMaskServesAGroupWhereHeadsVaryByKVHead) {
+  Index made = 0;
+  const MaskByKVHead mask{&made};
+  const Memory memory(mask);
+  for (Index kv_head : {0, 1}) {
+    const GroupMask bound = memory.bind(kv_head);
+    EXPECT_EQ(made, kv_head + 1);
+    EXPECT_FALSE(bound.by_head());
+    EXPECT_EQ(bound.bounds({100, 101}), (Range{100 - 10 * kv_head, 101}));
+    for (Index i = 0; i < group; ++i)
+      EXPECT_EQ(bound.bits(i, 100, 64, 64), low_bits(37) & ~low_bits(36 - 10 * kv_head));
+  }
+  expect_exact(mask);
+}
+
 TEST(VisibleRanges, LeaveOutWhatNobodySees) {
   const auto mask = sinks(4) | sliding_window(1024);
   const Memory memory(mask);

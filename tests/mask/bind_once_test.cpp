@@ -86,7 +86,7 @@ TEST(BindOnce, CascadesToo) {
       v2(2 * own, G, D), out(6, H, D);
   q.setRandom(), k.setRandom(), v.setRandom(), k2.setRandom(), v2.setRandom();
   const std::vector<Index> offsets = {0, 3, 6}, one = {0, prefix}, two = {0, own, 2 * own};
-  using View = RaggedKV<float>;
+  using View = ContiguousKV<float>;
   const std::vector<CascadeLevel<View>> levels = {
       {detail::as_kv(ragged(k, one), ragged(v, one)), {0, 2}},
       {detail::as_kv(ragged(k2, two), ragged(v2, two)), {0, 1, 2}}};

@@ -150,7 +150,7 @@ template <class T>
 void cascade_of(const AnyScoreMod& score) {
   Case<T> c;
   const std::vector<Index> queries = {0, 2}, keys = {0, 6};
-  const std::vector<CascadeLevel<RaggedKV<T>>> levels = {
+  const std::vector<CascadeLevel<ContiguousKV<T>>> levels = {
       {detail::as_kv(ragged(c.c.k_view(), keys), ragged(c.c.v_view(), keys)), {0, 1}}};
   cascade_attention(Serial{}, ragged(c.c.q_view(), queries), levels, TensorView<T>(c.out.data(), 2, 2, 4),
                     score);

@@ -12,8 +12,8 @@
 #include "gqa/kernel/extras.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
-#include "gqa/kv/ragged.hpp"
 
 namespace gqa::detail {
 
@@ -57,8 +57,8 @@ auto as_kv(const K& k, const V& v) {
   if constexpr (RaggedLike<K> != RaggedLike<V> || !same_type) {
     return as_kv(k, k);  // the compiler has said enough
   } else if constexpr (RaggedLike<K>) {
-    return RaggedKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
-                       Ragged<const T>{read_only(v.tensor), v.offsets});
+    return ContiguousKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
+                           Ragged<const T>{read_only(v.tensor), v.offsets});
   } else {
     return ContiguousKV<T>(read_only(as_view(k)), read_only(as_view(v)));
   }

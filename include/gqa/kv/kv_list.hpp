@@ -1,48 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many sequences of different lengths as one KVView.
 #pragma once
 
-#include <span>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "gqa/core/ragged.hpp"
-#include "gqa/kv/cache.hpp"
+#include "gqa/kv/view.hpp"
 
 namespace gqa {
-
-/// Keys and values of many sequences in packed tensors with offsets. Positions count from 0 in each sequence.
-template <gqa::Scalar T>
-class RaggedKV {
- public:
-  using Scalar = T;
-
-  /// Throws std::invalid_argument where k and v disagree in offsets or heads.
-  RaggedKV(const Ragged<const T>& k, const Ragged<const T>& v) : k_(k), v_(v) {
-    GQA_CHECK(std::equal(k.offsets.begin(), k.offsets.end(), v.offsets.begin(), v.offsets.end()),
-              std::invalid_argument, "v: offsets differ from those of k");
-    GQA_CHECK(v.tensor.heads == k.tensor.heads, std::invalid_argument,
-              "v: heads is " << v.tensor.heads << ", expected " << k.tensor.heads << " as in k");
-  }
-
-  Index num_seqs() const { return k_.num_seqs(); }
-  Index num_kv_heads() const { return k_.tensor.heads; }
-  Index head_dim() const { return k_.tensor.dim; }
-  Index value_dim() const { return v_.tensor.dim; }
-  Range retained(Index seq) const { return {0, k_.tokens(seq)}; }
-  Index scratch_bytes() const { return 0; }
-
-  KVTile tile(Index seq, Index kv_head, Range want, void*) const {
-    const Index token = k_.begin(seq) + want.begin;
-    return {.k = tile_side(k_.tensor.at(0, token, kv_head), k_.tensor.token_stride),
-            .v = tile_side(v_.tensor.at(0, token, kv_head), v_.tensor.token_stride),
-            .size = want.size(),
-            .layout = TileLayout::token_major};
-  }
-
- private:
-  Ragged<const T> k_, v_;
-};
 
 /// A list of views of one sequence each (a cache's layer for each request of a server) as one view of many
 /// sequences.
