@@ -2,7 +2,7 @@
 #pragma once
 
 #include <gqa/kv/cache.hpp>
-#include <gqa/kv/kv_list.hpp>
+#include <gqa/cache.hpp>
 #include <vector>
 
 #include "inputs.hpp"

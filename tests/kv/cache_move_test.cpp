@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "gqa/kv/cache.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "kv/cache_reader.hpp"
 #include "support/random.hpp"
