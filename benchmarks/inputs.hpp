@@ -7,6 +7,7 @@
 #include <gqa/core/tensor.hpp>
 #include <stdexcept>
 #include <string>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #include "shape.hpp"
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "gqa/core/parallel.hpp"
 #include "model.hpp"

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "chat_template.hpp"
 #include "failure.hpp"

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_set>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "gqa/core/error.hpp"
 

@@ -149,7 +149,7 @@ Index workspace_bytes(const Q& q, const KV& kv, const X&... extras) {
 // Calls that fit none of the above: each says what to write instead.
 
 template <Index H = Dynamic, Index G = Dynamic, class... A>
-requires(!detail::FitsAttention<A...>) Tensor3<float> attention(A&&...) {
+requires(!detail::FitsAttention<A...>) detail::RefusedResult<H> attention(A&&...) {
   detail::diagnose_attention<true, A...>();
   return {};
 }
@@ -157,8 +157,9 @@ template <Index H = Dynamic, Index G = Dynamic, class A2 = AttentionOptions, cla
           class A4 = AttentionOptions, class A5 = AttentionOptions, class A6 = AttentionOptions,
           class A7 = AttentionOptions, class A8 = AttentionOptions, class A9 = AttentionOptions,
           class A10 = AttentionOptions>
-Tensor3<float> attention(detail::Anything, const A2&, const A3& = {}, const A4& = {}, const A5& = {},
-                         const A6& = {}, const A7& = {}, const A8& = {}, const A9& = {}, const A10& = {}) {
+detail::RefusedResult<H> attention(detail::Anything, const A2&, const A3& = {}, const A4& = {},
+                                   const A5& = {}, const A6& = {}, const A7& = {}, const A8& = {},
+                                   const A9& = {}, const A10& = {}) {
   detail::refuse_braces<A2>();
   return {};
 }

@@ -4,6 +4,9 @@
 
 #include "gqa/core/toolchain.hpp"  // before Eigen, which takes seconds to read
 //
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <unsupported/Eigen/CXX11/ThreadPool>
+
 #include "gqa/attention.hpp"
 #include "gqa/attention_scores.hpp"
 #include "gqa/attention_weights.hpp"

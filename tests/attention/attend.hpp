@@ -11,6 +11,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 #include <vector>
 
 #include "gqa/core/parallel.hpp"

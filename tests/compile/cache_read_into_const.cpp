@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // error: read.. writes to k and v: not const
 #include <gqa/kv/cache.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 using Tensor = gqa::Tensor3<float>;
 

@@ -3,6 +3,7 @@
 // error: deleted function .*ragged
 #include <array>
 #include <gqa/core/ragged.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
 #include <vector>
 

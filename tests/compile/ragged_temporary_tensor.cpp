@@ -2,6 +2,7 @@
 // A packed tensor that owns its memory is gone before the sequences are read.
 // error: deleted function .*ragged
 #include <gqa/core/ragged.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
 #include <vector>
 

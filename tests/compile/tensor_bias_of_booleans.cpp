@@ -2,6 +2,7 @@
 // Booleans added to scores would raise what they allow by 1 and mask nothing.
 // error: a bias tensor holds numbers to add; booleans, true attends, are a tensor_mask
 #include <gqa/score.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #ifdef BROKEN
 using Value = bool;

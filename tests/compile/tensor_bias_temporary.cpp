@@ -5,6 +5,7 @@
 #include <utility>
 
 #include <gqa/score.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 using Numbers = Eigen::Tensor<float, 2>;
 

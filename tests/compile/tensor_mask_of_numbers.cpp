@@ -2,6 +2,7 @@
 // Numbers are not true or false: a float mask is a bias.
 // error: a mask tensor holds bool, true attends; numbers to add are a tensor_bias
 #include <gqa/mask.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #ifdef BROKEN
 using Value = float;

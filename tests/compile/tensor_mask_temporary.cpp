@@ -3,6 +3,7 @@
 // be a temporary: its memory is somebody else's.
 // error: deleted function.*tensor_mask
 #include <gqa/mask.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 using Booleans = Eigen::Tensor<bool, 3, Eigen::RowMajor>;
 

@@ -2,6 +2,7 @@
 // A matrix has no heads: rank 3 or 4 is needed.
 // error: a tensor has rank 3 .* or 4
 #include <gqa/core/tensor.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #ifdef BROKEN
 constexpr int rank = 2;

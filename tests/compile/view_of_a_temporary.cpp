@@ -3,6 +3,7 @@
 // error: deleted function .*as_view
 // error: deleted function .*as_rows
 #include <gqa/core/tensor.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;
 

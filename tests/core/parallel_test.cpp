@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 #include <utility>
 #include <vector>
 

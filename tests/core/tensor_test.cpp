@@ -6,6 +6,7 @@
 
 #include <limits>
 #include <numeric>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
 
 namespace gqa {

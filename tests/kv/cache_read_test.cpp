@@ -9,6 +9,7 @@
 #include <limits>
 #include <tuple>
 #include <type_traits>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
 
 #include "gqa/kv/cache.hpp"

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
 
 #include "kv/cache_reader.hpp"

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <variant>
 
 #include "mask/mask_laws.hpp"

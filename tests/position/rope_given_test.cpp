@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <string>
+#include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
 
 #include "gqa/position/rope_table.hpp"

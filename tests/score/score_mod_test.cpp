@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #include "support/random.hpp"
 

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <unsupported/Eigen/CXX11/ThreadPool>
+
 #include "generation.hpp"
 #include "gqa/core/error.hpp"
 #include "naive_llama.hpp"

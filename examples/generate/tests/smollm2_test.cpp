@@ -5,6 +5,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "chat_template.hpp"
 #include "generation.hpp"

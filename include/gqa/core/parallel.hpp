@@ -3,12 +3,7 @@
 // caller's: the library starts none.
 #pragma once
 
-#ifndef EIGEN_USE_THREADS
-#include <unsupported/Eigen/CXX11/ThreadPool>
-namespace Eigen {
-struct ThreadPoolDevice;
-}
-#else
+#ifdef EIGEN_USE_THREADS  // who says so wants Eigen's device
 #include <unsupported/Eigen/CXX11/Tensor>
 #endif
 
@@ -27,6 +22,12 @@ struct ThreadPoolDevice;
 
 #include "gqa/core/function_ref.hpp"
 #include "gqa/core/shape.hpp"
+
+// Declared, not included: whoever has a pool has included Eigen's header for it.
+namespace Eigen {
+class ThreadPoolInterface;
+struct ThreadPoolDevice;
+}  // namespace Eigen
 
 namespace gqa {
 
@@ -168,13 +169,19 @@ class PoolExecutor {
  public:
   explicit PoolExecutor(Eigen::ThreadPoolInterface& pool) : pool_(&pool) {}
 
-  Index num_threads() const { return pool_->NumThreads(); }
+  // Templates, as the pool is known where they are called.
+  template <class Pool = Eigen::ThreadPoolInterface>
+  Index num_threads() const {
+    return static_cast<const Pool*>(pool_)->NumThreads();
+  }
 
+  template <class Pool = Eigen::ThreadPoolInterface>
   void parallel_for(Index n, TaskRef task) const {
+    Pool* const pool = pool_;
     constexpr Index most_helpers =
         1 << 12;  // far more than there are threads, far fewer than a queue can count
-    const Index helpers = std::min({n, num_threads(), most_helpers}) - 1;
-    if (helpers <= 0 || pool_->CurrentThreadId() >= 0) {
+    const Index helpers = std::min({n, num_threads<Pool>(), most_helpers}) - 1;
+    if (helpers <= 0 || pool->CurrentThreadId() >= 0) {
       Serial::parallel_for(n, task);
       return;
     }
@@ -183,7 +190,7 @@ class PoolExecutor {
     std::exception_ptr error;
     try {
       // Two words captured: std::function keeps them in place, so scheduling allocates nothing.
-      for (Index i = 0; i < helpers; ++i) pool_->Schedule([&queue, call] { queue.help(call); });
+      for (Index i = 0; i < helpers; ++i) pool->Schedule([&queue, call] { queue.help(call); });
     } catch (...) {
       error = std::current_exception();
       queue.skip_rest();

@@ -2,8 +2,7 @@
 #pragma once
 
 #include <initializer_list>
-#include <ranges>
-#include <span>
+#include <span>  // with the concepts of ranges, and without their views
 #include <string>
 
 #include "gqa/core/tensor.hpp"

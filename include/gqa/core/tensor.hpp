@@ -5,11 +5,22 @@
 
 #include <concepts>
 #include <type_traits>
-#include <unsupported/Eigen/CXX11/Tensor>
+#include <utility>
 
 #include "gqa/core/error.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
+
+// Declared, not included: whoever passes a tensor has included Eigen's header for it, which takes longer to
+// read than all of this library.
+namespace Eigen {
+template <class Scalar, int Rank, int Options, class IndexType>
+class Tensor;
+template <class Plain, int Options, template <class> class MakePointer>
+class TensorMap;
+template <class Derived, int Access>
+class TensorBase;
+}  // namespace Eigen
 
 // How Eigen's tensors own memory depends on the flags of the file that includes Eigen (-march, and
 // sanitizers): to which bytes it is aligned, and whether malloc() does that. One program may hold files of
@@ -210,9 +221,9 @@ using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<
 
 /// A packed tensor that owns its memory, as the library returns them.
 template <class T>
-using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor>;
+using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor, Eigen::Index>;
 template <class T>
-using Tensor4 = Eigen::Tensor<T, 4, Eigen::RowMajor>;
+using Tensor4 = Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>;
 
 /// Memory with one value a query row, read as batch x tokens x heads.
 template <class T>
@@ -269,23 +280,26 @@ inline namespace GQA_EIGEN_MEMORY {
 /// uninitialised.
 template <class T, TensorLike Q>
 auto make_output(const Q& q, Index dim) {
+  static_assert(
+      requires { sizeof(Tensor4<T>); },
+      "gqa: the result is a new Eigen tensor: include <unsupported/Eigen/CXX11/Tensor>");
   using Plain = std::remove_cvref_t<Q>;
   const auto view = as_view(q);
   const Index batch = view.batch, tokens = view.tokens, heads = view.heads;
   GQA_CHECK(dim >= 0, std::invalid_argument, "output: dim is " << dim << ", expected at least 0");
   checked_mul(checked_mul(batch, tokens, "output"), checked_mul(heads, dim, "output"), "output");
   if constexpr (detail::tensor_view<Plain>::value) {
-    return Eigen::Tensor<T, 4, Eigen::RowMajor>(batch, tokens, heads, dim);
+    return Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>(batch, tokens, heads, dim);
   } else if constexpr (eigen_tensor<Plain>::rank == 3) {
     if constexpr (eigen_tensor<Plain>::row_major)
-      return Eigen::Tensor<T, 3, Eigen::RowMajor>(tokens, heads, dim);
+      return Eigen::Tensor<T, 3, Eigen::RowMajor, Eigen::Index>(tokens, heads, dim);
     else
-      return Eigen::Tensor<T, 3, Eigen::ColMajor>(dim, heads, tokens);
+      return Eigen::Tensor<T, 3, Eigen::ColMajor, Eigen::Index>(dim, heads, tokens);
   } else {
     if constexpr (eigen_tensor<Plain>::row_major)
-      return Eigen::Tensor<T, 4, Eigen::RowMajor>(batch, tokens, heads, dim);
+      return Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>(batch, tokens, heads, dim);
     else
-      return Eigen::Tensor<T, 4, Eigen::ColMajor>(dim, heads, tokens, batch);
+      return Eigen::Tensor<T, 4, Eigen::ColMajor, Eigen::Index>(dim, heads, tokens, batch);
   }
 }
 

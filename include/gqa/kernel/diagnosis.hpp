@@ -49,6 +49,11 @@ struct Anything {
   Anything(const A&);  // NOLINT: converts on purpose
 };
 
+/// What a call that does not compile is said to return, so that nothing else is wrong with it. It depends on
+/// H, as a tensor is known where attention() is called.
+template <Index H>
+using RefusedResult = Tensor3<std::conditional_t<H == Dynamic, float, float>>;
+
 template <class A>
 concept PointsToAnExecutor = requires(const A& a) {
   { *a } -> ExecutorLike;
