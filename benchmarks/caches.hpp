@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <gqa/kv/cache.hpp>
 #include <gqa/cache.hpp>
+#include <gqa/kv/cache.hpp>
 #include <vector>
 
 #include "inputs.hpp"

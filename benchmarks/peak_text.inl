@@ -62,7 +62,6 @@ constexpr std::array<ReadPattern, 8> patterns = {{{1, 0, read<1, 0>},
                                                   {4, 16384, read<4, 16384>},
                                                   {8, 2048, read<8, 2048>}}};
 
-
 #if GQA_SIMD_LEVEL == 3
 
 inline double dot(long rounds) {

@@ -4,5 +4,5 @@
 
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
-#include "gqa/kv/padded.hpp"
 #include "gqa/kv/kv_list.hpp"
+#include "gqa/kv/padded.hpp"

@@ -35,8 +35,8 @@ inline void prefetch(const void* p, std::size_t bytes) {
 /// The size from which memory is worth placing on pages of its own.
 inline constexpr std::size_t huge_page_bytes = std::size_t{2} << 20;
 
-/// Asks Linux to place memory that will be touched soon on huge pages, as far as whole ones lie in it. A wish: failing
-/// is no error.
+/// Asks Linux to place memory that will be touched soon on huge pages, as far as whole ones lie in it. A
+/// wish: failing is no error.
 inline void wish_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const auto begin = reinterpret_cast<std::uintptr_t>(memory);
