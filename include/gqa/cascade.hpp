@@ -149,8 +149,7 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
       [&](Index seq) {
         return Range{0, ends[static_cast<std::size_t>(seq)]};
       },
-      [&](Index seq) {
-        const Index end = ends[static_cast<std::size_t>(seq)];
+      [&](Index seq, Index end) {
         return Range{end - call.batch.tokens(seq), end};
       });
   if (num_seqs == 0) return;

@@ -68,15 +68,13 @@ constexpr void for_common(const Ranges& ranges, Range r, F&& f) {
 constexpr Ranges intersect(const Ranges& ranges, Range r) {
   Ranges result;
   bool first = true;
-  for (const Range each : ranges) {
-    const Range common = intersect(each, r);
-    if (common.empty()) continue;
+  for_common(ranges, r, [&](Range common) {
     if (first)
       result = common;
     else
       result.push_back(common);
     first = false;
-  }
+  });
   return result;
 }
 

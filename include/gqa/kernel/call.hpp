@@ -83,7 +83,6 @@ struct ScoreScale {
              : scale < 0 ? Acc{-1}
                          : scale),
         size(scale == 0 ? Acc{1} : std::abs(scale)) {}
-  Acc whole() const { return sign * size; }
 };
 
 /// A score function behind a pointer; null where there is none.
@@ -133,7 +132,7 @@ struct Call {
   Index head_dim() const { return kv.head_dim; }
   Index value_stride() const { return round_up(kv.value_dim, simd::padding); }
 
-  SequenceQueries<Acc> queries(Index seq) const { return queries(seq, kv.retained(seq).hull().end); }
+  /// Of keys that end at `kv_end`.
   SequenceQueries<Acc> queries(Index seq, Index kv_end) const {
     QueryPlacement at;
     if (placements != nullptr)

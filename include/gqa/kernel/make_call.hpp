@@ -212,10 +212,11 @@ auto begin_call(const Q& q, const View& view, const E& extras) {
 }
 
 /// Lets the mask, the score function and the sinks refuse sequences they have no answer for, or parameters
-/// that the type of the scores does not hold. The keys and queries of each sequence are at these positions.
+/// that the type of the scores does not hold. `keys(seq)` is where the keys of a sequence are, `queries(seq,
+/// end)` where its queries, of keys that end there.
 template <class Acc, class E>
 void check_extents(const Call<Acc>& call, const E& extras, FunctionRef<Range(Index)> keys,
-                   FunctionRef<Range(Index)> queries) {
+                   FunctionRef<Range(Index, Index)> queries) {
   AttentionExtent extent{.num_seqs = call.num_seqs,
                          .num_q_heads = call.heads.num_q_heads,
                          .in_double = std::is_same_v<Acc, double>,
@@ -225,8 +226,8 @@ void check_extents(const Call<Acc>& call, const E& extras, FunctionRef<Range(Ind
     extent.most_q_tokens = std::max(extent.most_q_tokens, call.batch.tokens(seq));
   }
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
-    extent.q = queries(seq);
     extent.kv = keys(seq);
+    extent.q = queries(seq, extent.kv.end);
     check_mask(extras.mask, extent);
     if constexpr (requires { extras.score.check(extent); }) extras.score.check(extent);
     if (extras.sinks != nullptr) extras.sinks->check(extent);
@@ -236,7 +237,7 @@ template <class Acc, class E>
 void check_extents(const Call<Acc>& call, const E& extras) {
   check_extents(
       call, extras, [&](Index seq) { return call.kv.retained(seq).hull(); },
-      [&](Index seq) { return call.queries(seq).positions(); });
+      [&](Index seq, Index end) { return call.queries(seq, end).positions(); });
 }
 
 /// The same for queries at the end of each sequence, or where options say; without an output.
