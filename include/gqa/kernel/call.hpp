@@ -139,21 +139,19 @@ struct Call {
       at = placements[seq];
     else
       at = {seq, batch.tokens(seq), first_position(seq, kv_end), 0};
-    SequenceQueries<Acc> s;
-    s.tokens = at.tokens;
-    s.first_position = at.first_position;
-    s.position_shift = at.position_shift;
     const Index b = batch.batch_of(at.first_seq), token = batch.first_token(at.first_seq);
-    s.first_row = b * batch.num_tokens + token;
-    if (at.tokens == 0) return s;  // there may be no memory to point to
     const auto from = [&](StridedRows rows) {
+      if (at.tokens == 0) return StridedRows{};  // there may be no memory to point to
       if (rows.data != nullptr) rows.data = rows.at(b, token, 0);
       return rows;
     };
-    s.q = from(q);
-    s.out = from(out);
-    s.lse = from(lse);
-    return s;
+    return {.q = from(q),
+            .out = from(out),
+            .lse = from(lse),
+            .tokens = at.tokens,
+            .first_position = at.first_position,
+            .position_shift = at.position_shift,
+            .first_row = b * batch.num_tokens + token};
   }
 
  private:

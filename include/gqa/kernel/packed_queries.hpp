@@ -39,7 +39,8 @@ class PackedQueries {
         turn_around(from, to);
       else
         call_.q_format.convert->widen(from, dim, call_.scale.sign, reinterpret_cast<Acc*>(to));
-      std::memset(to + dim * element_bytes_, 0, static_cast<std::size_t>((stride_ - dim) * element_bytes_));
+      if (stride_ > dim)
+        std::memset(to + dim * element_bytes_, 0, static_cast<std::size_t>((stride_ - dim) * element_bytes_));
     }
   }
 

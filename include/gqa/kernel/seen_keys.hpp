@@ -17,7 +17,6 @@ struct RetainedTile {
   Range keys;
   std::uint64_t bits = 0;
 
-  RetainedTile() = default;
   RetainedTile(const Ranges& retained, Index begin) {
     const Range tile = {begin, begin + tile_keys};
     if (retained.size() == 1) {  // mostly
@@ -60,10 +59,11 @@ struct SeenKeys {
     first_tile = chunk_tiles;
     last_tile = -1;
     whole = true;
-    RetainedTile there[chunk_tiles];
-    for (Index t = 0; t < chunk_tiles; ++t) {
-      const RetainedTile& tile = there[t] = {retained, chunk_begin + t * tile_keys};
-      tiles[t] = tile.keys.empty() ? Coverage::none : mask.coverage(q, tile.keys);
+    std::fill(tiles, tiles + chunk_tiles, Coverage::none);
+    const Range there = tiles_of(intersect(retained.hull(), {begin, begin + chunk_keys}));
+    for (Index t = there.begin; t < there.end; ++t) {
+      const RetainedTile tile(retained, chunk_begin + t * tile_keys);
+      if (!tile.keys.empty()) tiles[t] = mask.coverage(q, tile.keys);
       if (tiles[t] == Coverage::none) continue;
       first_tile = std::min(first_tile, t);
       last_tile = t;
@@ -75,7 +75,7 @@ struct SeenKeys {
     rows_per_mask = mask.by_head() ? 1 : group_size;
     num_masks = mask.by_head() ? q.size() * group_size : q.size();
     for (Index t = first_tile; t <= last_tile; ++t) {
-      const RetainedTile& tile = there[t];
+      const RetainedTile tile(retained, chunk_begin + t * tile_keys);
       const Index offset = tile.keys.begin - chunk_begin - t * tile_keys;
       for (Index row = 0; row < num_masks; ++row) {
         const Index q_pos = q.begin + (mask.by_head() ? row / group_size : row);
@@ -88,6 +88,13 @@ struct SeenKeys {
         words[row * chunk_tiles + t] = word;
       }
     }
+  }
+
+ private:
+  /// The tiles that positions of the chunk lie in.
+  Range tiles_of(Range keys) const {
+    if (keys.empty()) return {};
+    return {(keys.begin - chunk_begin) / tile_keys, ceil_div(keys.end - chunk_begin, tile_keys)};
   }
 };
 

@@ -185,11 +185,10 @@ class Worker {
     chunk_.begin(chunk);
     const Range q = item.positions();
     const Index rows = item.num_rows();
-    for (Index t = 0; t < chunk_tiles; ++t) {
-      const Index begin = chunk * chunk_keys + t * tile_keys;
-      const Range tile = {begin, begin + tile_keys};
-      if (intersect(tile, visible).empty()) continue;
-      for_common(item.retained, tile, [&](Range keys) {
+    const Range here = {chunk * chunk_keys, (chunk + 1) * chunk_keys};
+    const Range there = intersect(intersect(visible, item.retained.hull()), here);
+    for (Index begin = round_down(there.begin, tile_keys); begin < there.end; begin += tile_keys) {
+      for_common(item.retained, {begin, begin + tile_keys}, [&](Range keys) {
         if (item.mask.coverage(q, keys) != Coverage::none) chunk_.read(item.seq, item.kv_head, keys, rows);
       });
     }
