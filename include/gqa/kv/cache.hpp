@@ -24,14 +24,14 @@ namespace detail {
 template <Scalar T>
 struct CacheState {
   CacheState(Index max_tokens, Slabs<T> empty)
-      : slabs(std::move(empty)), sequence(max_tokens, slabs.num_layers()) {}
+      : slabs(std::move(empty)), sequence(max_tokens, slabs.shape().num_layers) {}
 
   Slabs<T> slabs;
   Sequence sequence;
 
   KVTile tile(Index layer, Index head, Range want) const {
     const Index tile = want.begin / tile_keys;
-    return slabs.layout().tile(slabs.block_at(layer, head, tile),
+    return slabs.blocks().tile(slabs.block_at(layer, head, tile),
                                {want.begin % tile_keys, want.end - tile * tile_keys});
   }
 
@@ -86,9 +86,9 @@ class KVCache {
     static constexpr Index static_head_dim = D;
 
     Index num_seqs() const { return 1; }
-    Index num_kv_heads() const { return state_->slabs.num_kv_heads(); }
-    Index head_dim() const { return state_->slabs.layout().head_dim(); }
-    Index value_dim() const { return state_->slabs.layout().value_dim(); }
+    Index num_kv_heads() const { return state_->slabs.shape().num_kv_heads; }
+    Index head_dim() const { return state_->slabs.shape().head_dim; }
+    Index value_dim() const { return state_->slabs.shape().value_dim; }
     Index scratch_bytes() const { return 0; }
 
     Range retained(Index) const {
@@ -168,7 +168,7 @@ class KVCache {
     const auto keys = as_view(k);
     const auto values = as_view(v);
     s.sequence.check_write(layer, span);
-    check_tokens(s, keys, values, span.size());
+    detail::check_tokens(s.slabs.shape(), keys, values, span.size());
     const auto& kernels = simd::kernels<T>(isa());  // may throw: before anything is written
     store(s, layer, span.positions, keys, values, kernels);
   }
@@ -181,7 +181,7 @@ class KVCache {
               "append: num_layers is " << num_layers() << ", expected 1; use extend and write");
     const auto keys = as_view(k);
     const auto values = as_view(v);
-    check_tokens(s, keys, values, keys.tokens);
+    detail::check_tokens(s.slabs.shape(), keys, values, keys.tokens);
     s.sequence.check_room(keys.tokens);
     const Range positions = {s.sequence.size(), s.sequence.size() + keys.tokens};
     s.sequence.check_gap(0, positions);
@@ -203,7 +203,7 @@ class KVCache {
     using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
     static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
     s.sequence.check_read(layer, positions);
-    check_tokens(s, keys, values, positions.size());
+    detail::check_tokens(s.slabs.shape(), keys, values, positions.size());
     const auto tile_at = [&](Index head, Range want) { return s.tile(layer, head, want); };
     detail::read_tokens<T>(positions, tile_at, keys, values);
   }
@@ -223,9 +223,9 @@ class KVCache {
     State& s = *state_;
     s.sequence.truncate(n);
     if (n % tile_keys == 0) return;  // no block has tokens on both sides
-    for (Index layer = 0; layer < s.slabs.num_layers(); ++layer)
-      for (Index head = 0; head < s.slabs.num_kv_heads(); ++head)
-        s.slabs.layout().forget(s.slabs.block_at(layer, head, n / tile_keys), n % tile_keys);
+    for (Index layer = 0; layer < s.slabs.shape().num_layers; ++layer)
+      for (Index head = 0; head < s.slabs.shape().num_kv_heads; ++head)
+        s.slabs.blocks().forget(s.slabs.block_at(layer, head, n / tile_keys), n % tile_keys);
   }
 
   /// Forgets every token and gives the memory back.
@@ -235,10 +235,10 @@ class KVCache {
 
   Index size() const { return state_ == nullptr ? 0 : state_->sequence.size(); }
   Index capacity() const { return state_ == nullptr ? 0 : state_->sequence.max_tokens(); }
-  Index num_layers() const { return state_ == nullptr ? 0 : state_->slabs.num_layers(); }
-  Index num_kv_heads() const { return state_ == nullptr ? 0 : state_->slabs.num_kv_heads(); }
-  Index head_dim() const { return state_ == nullptr ? 0 : state_->slabs.layout().head_dim(); }
-  Index value_dim() const { return state_ == nullptr ? 0 : state_->slabs.layout().value_dim(); }
+  Index num_layers() const { return state_ == nullptr ? 0 : state_->slabs.shape().num_layers; }
+  Index num_kv_heads() const { return state_ == nullptr ? 0 : state_->slabs.shape().num_kv_heads; }
+  Index head_dim() const { return state_ == nullptr ? 0 : state_->slabs.shape().head_dim; }
+  Index value_dim() const { return state_ == nullptr ? 0 : state_->slabs.shape().value_dim; }
 
   /// What one token takes: layers * G * (D + Dv) * sizeof(T) bytes.
   Index bytes_per_token() const { return state_ == nullptr ? 0 : state_->slabs.bytes_per_token(); }
@@ -260,23 +260,11 @@ class KVCache {
  private:
   explicit KVCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
-  template <Index Static>
-  static Index static_or(Index given, const char* name) {
-    GQA_CHECK(Static == Dynamic || given == Static, std::invalid_argument,
-              name << " is " << given << ", expected " << Static);
-    GQA_CHECK(given > 0, std::invalid_argument, name << " is " << given << ", expected at least 1");
-    return given;
-  }
-
   static detail::Slabs<T> sizes(const Config& c) {
-    const Index heads = static_or<G>(c.num_kv_heads, "num_kv_heads");
-    const Index dim = static_or<D>(c.head_dim, "head_dim");
-    const Index value_dim = static_or<Dv>(c.value_dim == Dynamic ? dim : c.value_dim, "value_dim");
+    const detail::CacheShape shape = detail::checked_shape<G, D, Dv>(c);
     GQA_CHECK(c.max_tokens >= 0, std::invalid_argument,
               "max_tokens is " << c.max_tokens << ", expected at least 0");
-    GQA_CHECK(c.num_layers > 0, std::invalid_argument,
-              "num_layers is " << c.num_layers << ", expected at least 1");
-    return {c.max_tokens, c.num_layers, heads, dim, value_dim};
+    return {shape, c.max_tokens};
   }
 
   /// Views that outlive the cache, or what it was assigned, say so.
@@ -295,23 +283,8 @@ class KVCache {
   static void store(State& s, Index layer, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
                     const simd::Kernels<Accumulator<T>>& kernels) noexcept {
     const auto block_at = [&](Index head, Index tile) { return s.slabs.block_at(layer, head, tile); };
-    detail::store_tokens(s.slabs.layout(), block_at, positions, k, v, s.sequence.written(layer), kernels);
+    detail::store_tokens(s.slabs.blocks(), block_at, positions, k, v, s.sequence.written(layer), kernels);
     s.sequence.note_written(layer, positions);
-  }
-
-  template <class TK, class TV>
-  static void check_tokens(const State& s, const TensorView<TK>& k, const TensorView<TV>& v, Index tokens) {
-    const auto check = [&](const char* name, const auto& x, Index dim) {
-      const Index heads = s.slabs.num_kv_heads();
-      GQA_CHECK(x.batch == 1, std::invalid_argument, name << ": batch is " << x.batch << ", expected 1");
-      GQA_CHECK(x.tokens == tokens, std::invalid_argument,
-                name << ": tokens is " << x.tokens << ", expected " << tokens);
-      GQA_CHECK(x.heads == heads, std::invalid_argument,
-                name << ": heads is " << x.heads << ", expected " << heads);
-      GQA_CHECK(x.dim == dim, std::invalid_argument, name << ": dim is " << x.dim << ", expected " << dim);
-    };
-    check("k", k, s.slabs.layout().head_dim());
-    check("v", v, s.slabs.layout().value_dim());
   }
 
   std::shared_ptr<State> state_;  // null: moved from
