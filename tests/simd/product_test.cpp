@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -98,6 +99,56 @@ TYPED_TEST(ProductOf, MatchesAPlainLoop) {
     for (const Sizes& s : sizes())
       for (bool accumulate : {false, true})
         expect_product<Accumulator<T>, T>(simd::kernels<T>(isa).product, s, accumulate, seed++);
+  }
+}
+
+/// How B is asked for from memory, and what is read next, shows in no bit.
+template <class A, class T>
+void expect_prefetching_changes_no_bit(void (*product)(const Product&), const Sizes& s) {
+  constexpr Index E = element_group<T>;
+  const Index padded = round_up(s.columns, padding), deep = round_up(s.depth, E);
+  const auto a = test::random_values<A>(21, s.rows * deep);
+  const auto b = test::random_values<T>(22, deep * padded);
+  for (const bool accumulate : {false, true}) {
+    const auto run = [&](bool streaming, const void* next) {
+      auto c = test::random_values<Accumulator<T>>(23, s.rows * padded);
+      product({.a = a.data(),
+               .a_stride = deep,
+               .b = b.data(),
+               .b_stride = padded * E,
+               .c = c.data(),
+               .c_stride = padded,
+               .rows = s.rows,
+               .depth = s.depth,
+               .columns = s.columns,
+               .accumulate = accumulate,
+               .streaming = streaming,
+               .next = next});
+      return c;
+    };
+    const auto expected = run(false, nullptr);
+    EXPECT_EQ(run(true, nullptr), expected) << s.rows << " x " << s.depth << " x " << s.columns;
+    EXPECT_EQ(run(true, b.data()), expected) << s.rows << " x " << s.depth << " x " << s.columns;
+    EXPECT_EQ(run(true, reinterpret_cast<const void*>(std::uintptr_t{64})), expected) << "nobody's memory";
+  }
+}
+
+TYPED_TEST(ProductOf, PrefetchingChangesNoBit) {
+  using T = TypeParam;
+  auto list = sizes();
+  list.push_back({4, 128, 64});  // a tile of keys
+  list.push_back({4, 64, 128});  // of values
+  list.push_back({20, 64, 128});
+  list.push_back({3, 1000, 64});
+  for (Isa isa : test::supported_isas()) {
+    SCOPED_TRACE(name(isa));
+    for (const Sizes& s : list) {
+      expect_prefetching_changes_no_bit<Accumulator<T>, T>(simd::kernels<T>(isa).product, s);
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        const auto dot = simd::kernels<T>(isa).product_dot;
+        if (dot != nullptr && s.depth % 2 == 0) expect_prefetching_changes_no_bit<T, T>(dot, s);
+      }
+    }
   }
 }
 
@@ -207,8 +258,17 @@ TEST(ProductDot, AUnitThatStaysSetChangesNoBit) {
       const Index count = shape.first, deep = shape.second;
       const auto run = [&](simd::MatrixUnit* kept) {
         std::vector<float> c(at(count * columns));
-        kernels.product_dot({a.data(), depth, b.data(), columns * 2, c.data(), columns, count, deep, columns,
-                             false, false, 0, kept});
+        kernels.product_dot({.a = a.data(),
+                             .a_stride = depth,
+                             .b = b.data(),
+                             .b_stride = columns * 2,
+                             .c = c.data(),
+                             .c_stride = columns,
+                             .rows = count,
+                             .depth = deep,
+                             .columns = columns,
+                             .accumulate = false,
+                             .unit = kept});
         return c;
       };
       const auto kept = run(&unit);
@@ -242,8 +302,17 @@ TEST(ProductDot, PartsOfADepthAreTheWholeAtMultiplesOfAStep) {
         std::vector<float> whole(rows * columns), part(rows * columns), twice(rows * columns);
         dot({seen.data(), depth, b.data(), columns * 2, whole.data(), columns, rows, depth, columns, false});
         const auto run = [&](Index from, Index to, bool accumulate, std::vector<float>& c) {
-          dot({seen.data() + from, depth, b.data() + from * columns, columns * 2, c.data(), columns, rows,
-               to - from, columns, accumulate, false, from});
+          dot({.a = seen.data() + from,
+               .a_stride = depth,
+               .b = b.data() + from * columns,
+               .b_stride = columns * 2,
+               .c = c.data(),
+               .c_stride = columns,
+               .rows = rows,
+               .depth = to - from,
+               .columns = columns,
+               .accumulate = accumulate,
+               .depth_begin = from});
         };
         run(begin, end, false, part);
         EXPECT_EQ(part, whole) << name(isa) << " " << begin << " to " << end;

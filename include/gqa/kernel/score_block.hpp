@@ -52,6 +52,8 @@ class ScoreBlock {
   void multiply_keys(const PackedQueries<Acc>& queries, const Block& block, Chunk<Acc>& chunk) {
     MatrixScope matrix(kernels_.release);
     for (auto* piece = chunk.pieces_begin(); piece != chunk.pieces_end(); ++piece) {
+      const auto& then = piece + 1 == chunk.pieces_end() ? chunk.pieces_begin()->v : piece[1].k;
+      const void* next = next_read(piece->k, call_.head_dim(), then);
       const auto multiply = [&](Index first, Index rows, Range columns) {
         columns.begin = round_down(columns.begin, simd::padding);
         piece->k.product({.a = queries.row(block.first_row + first),
@@ -65,6 +67,7 @@ class ScoreBlock {
                           .columns = columns.size(),
                           .accumulate = false,
                           .streaming = tuning::streams(block.rows),
+                          .next = next,
                           .unit = matrix.unit()});
       };
       if (seen_.tiles[piece->tile()] == Coverage::full)
@@ -144,6 +147,11 @@ class ScoreBlock {
  private:
   static constexpr Index stride = tuning::score_stride;
 
+  /// What is read after `depth` rows of b, where that does not stand behind them; else null.
+  static const void* next_read(const Operand<Acc>& b, Index depth, const Operand<Acc>& then) {
+    return then.data == b.at(round_up(depth, b.group), 0) ? nullptr : then.data;
+  }
+
   void softmax_rows(Index first, Index rows, Acc scale, const RowState<Acc>& state) {
     const Range columns = seen_.columns();
     const Index rows_per_mask = seen_.whole ? 1 : seen_.rows_per_mask;
@@ -203,7 +211,8 @@ class ScoreBlock {
           break;
         keys += next->size;
       }
-      multiply(*piece, piece->v, 0, block.rows, {0, keys});
+      const void* then = next == chunk.pieces_end() ? nullptr : next_read(piece->v, keys, next->v);
+      multiply(*piece, piece->v, 0, block.rows, {0, keys}, then);
       begun = true;
       return next;
     }
@@ -232,7 +241,8 @@ class ScoreBlock {
       }
     }
 
-    void multiply(const Piece<Acc>& piece, const Operand<Acc>& v, Index first, Index rows, Range keys) {
+    void multiply(const Piece<Acc>& piece, const Operand<Acc>& v, Index first, Index rows, Range keys,
+                  const void* next = nullptr) {
       keys.begin = round_down(keys.begin, v.group);
       const bool dot = scores.kernels_.dot;
       const Index column = piece.column + keys.begin, first_column = scores.seen_.columns().begin;
@@ -250,6 +260,7 @@ class ScoreBlock {
                  .columns = state.stride,
                  .accumulate = begun,
                  .streaming = tuning::streams(block.rows),
+                 .next = next,
                  .depth_begin = column,
                  .unit = matrix.unit()});
     }

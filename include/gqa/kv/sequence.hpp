@@ -39,11 +39,18 @@ class Sequence {
   Index max_tokens() const { return max_tokens_; }
   /// How many tokens a layer has, without gaps.
   Index written(Index layer) const { return written_[static_cast<std::size_t>(layer)]; }
+  /// A layer that does not have all tokens yet; -1: every one has.
+  Index unwritten_layer() const {
+    for (std::size_t i = 0; i < written_.size(); ++i)
+      if (written_[i] < size_) return static_cast<Index>(i);
+    return -1;
+  }
   Index bytes() const { return static_cast<Index>(written_.capacity() * sizeof(Index)); }
 
   /// Until clear(); 0: the cache is gone.
   std::uint64_t view_epoch() const { return view_epoch_; }
   void close() noexcept { view_epoch_ = 0; }
+  std::uint64_t span_epoch() const { return span_epoch_; }
 
   void check_layer(Index layer) const {
     const Index layers = static_cast<Index>(written_.size());
@@ -92,9 +99,11 @@ class Sequence {
   }
 
   /// Spans of before are no longer valid.
+  void forget_spans() noexcept { span_epoch_ = next_epoch(); }
+  /// Neither are they then.
   void truncate(Index n) noexcept {
     size_ = n;
-    span_epoch_ = next_epoch();
+    forget_spans();
     for (Index& written : written_) written = std::min(written, n);
   }
 
@@ -102,6 +111,12 @@ class Sequence {
   void clear() noexcept {
     truncate(0);
     view_epoch_ = next_epoch();
+  }
+
+  /// The first n tokens are there, in all layers.
+  void set_written(Index n) noexcept {
+    size_ = n;
+    std::fill(written_.begin(), written_.end(), n);
   }
 
   /// The lengths of another one.

@@ -47,6 +47,7 @@ struct Product {
   Index rows, depth, columns;
   bool accumulate;
   bool streaming = false;      // B is read from memory, once: prefetch it
+  const void* next = nullptr;  // what is read after B, where that does not stand behind it: prefetched last
   Index depth_begin = 0;       // where the depth begins, of what it is a part of: matrix units care
   MatrixUnit* unit = nullptr;  // stays set for the next product, until released; null: set for this one only
 };

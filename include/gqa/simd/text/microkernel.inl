@@ -133,8 +133,9 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
 }
 
 /// All rows of one strip of columns, in register tiles as equal as they can be: 8 rows are 4 + 4, not 6 + 2.
+/// Prefetches from the address `ahead` on, where B streams.
 template <class Format, int Vectors>
-inline void strip(const Product& p, Index column) {
+inline void strip(const Product& p, Index column, Index ahead) {
   using B = typename Format::B;
   constexpr Index width = Vectors * lanes<typename Format::Acc>;
   const auto* a = static_cast<const typename Format::A*>(p.a);
@@ -145,7 +146,6 @@ inline void strip(const Product& p, Index column) {
   const Index row_bytes = p.columns * Format::group * static_cast<Index>(sizeof(B));
   const Index passes = tiles * (p.columns / width > 0 ? p.columns / width : 1);
   const Index steps = (p.depth + Format::group - 1) / Format::group;
-  const Index ahead = reinterpret_cast<Index>(p.b) + stream_ahead(tiles);
   Index row = 0;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index rows = (p.rows - row + (tiles - tile) - 1) / (tiles - tile);
@@ -186,30 +186,36 @@ inline void strip(const Product& p, Index column) {
 }
 
 template <class Format>
-inline void strips(const Product& p) {
+inline void strips(const Product& p, Index ahead) {
   constexpr Index L = lanes<typename Format::Acc>;
   Index column = 0;
   for (; column + tile_vectors * L <= p.columns; column += tile_vectors * L)
-    strip<Format, tile_vectors>(p, column);
-  for (; column < p.columns; column += L) strip<Format, 1>(p, column);
+    strip<Format, tile_vectors>(p, column, ahead);
+  for (; column < p.columns; column += L) strip<Format, 1>(p, column, ahead);
 }
 
 template <class Format>
 void product(const Product& p) {
-  using A = typename Format::A;
-  using B = typename Format::B;
+  constexpr Index E = Format::group;
   if (p.columns == 0) return;
-  const Index row_bytes = p.columns * static_cast<Index>(sizeof(B));
-  const Index block = stream_block((p.rows + tile_rows - 1) / tile_rows);
-  const Index depth = block / row_bytes / Format::group * Format::group;
-  const bool one_pass = p.rows <= tile_rows && p.columns <= tile_vectors * lanes<typename Format::Acc>;
-  if (!p.streaming || one_pass || depth == 0) return strips<Format>(p);
+  if (!p.streaming || p.depth == 0) return strips<Format>(p, 0);
+  const Index row_tiles = (p.rows + tile_rows - 1) / tile_rows;
+  const Index step_bytes = p.columns * E * static_cast<Index>(sizeof(typename Format::B));
+  const bool one_pass = row_tiles == 1 && p.columns <= tile_vectors * lanes<typename Format::Acc>;
+  const Index block = one_pass ? 0 : stream_block(row_tiles) / step_bytes * E;
+  // The last steps of a B prefetch what is multiplied next, where that does not stand behind it.
+  const Index ahead = stream_ahead(row_tiles), steps = (p.depth + E - 1) / E;
+  const Index cut = p.next == nullptr || ahead / step_bytes >= steps ? 0 : (steps - ahead / step_bytes) * E;
   Product part = p;
-  for (Index k = 0; k < p.depth; k += depth) {
-    part.depth = p.depth - k < depth ? p.depth - k : depth;
-    strips<Format>(part);
-    part.a = static_cast<const A*>(part.a) + depth;
-    part.b = static_cast<const B*>(part.b) + depth / Format::group * p.b_stride;
+  for (Index k = 0, end = 0; k < p.depth; k = end) {
+    end = k < cut ? cut : p.depth;
+    if (block > 0 && end - k > block) end = k + block;
+    part.depth = end - k;
+    const bool elsewhere = p.next != nullptr && k >= cut;
+    strips<Format>(part, elsewhere ? reinterpret_cast<Index>(p.next) + (k - cut) / E * step_bytes
+                                   : reinterpret_cast<Index>(part.b) + ahead);
+    part.a = static_cast<const typename Format::A*>(part.a) + part.depth;
+    part.b = static_cast<const typename Format::B*>(part.b) + part.depth / E * p.b_stride;
     part.accumulate = true;
   }
 }
