@@ -40,6 +40,7 @@ Index take_prefix(PagedState<T>& s, PagedSequenceState<T>& sequence, std::span<c
     s.pool.release(part.page);
   }
   sequence.sequence.set_written(tokens);
+  sequence.tokens_for_others = tokens;
   s.pool.note_reuse(tokens);
   return tokens;
 }
@@ -82,6 +83,7 @@ void share(PagedState<T>& s, PagedSequenceState<T>& parent, PagedSequenceState<T
     child.pages.push_back(page);
   }
   child.sequence.set_written(parent.sequence.size());
+  child.tokens_for_others = parent.sequence.size();
   parent.sequence.forget_spans();
 }
 
@@ -117,6 +119,7 @@ void reorder(PagedState<T>& s, std::span<const SequenceId> ids, std::span<const 
     sequence.pages = std::move(after[i].pages);
     sequence.sequence.truncate(0);
     sequence.sequence.set_written(after[i].tokens);
+    sequence.tokens_for_others = after[i].tokens;
   }
 }
 
@@ -125,7 +128,7 @@ template <Scalar T>
 Index tokens_held(const PagedState<T>& s) {
   std::vector<Index> tokens(static_cast<std::size_t>(s.pool.num_pages()));
   for (const auto& [id, sequence] : s.sequences) {
-    Index left = sequence->sequence.size();
+    Index left = sequence->tokens_for_others;
     for (const Index page : sequence->pages) {
       Index& most = tokens[static_cast<std::size_t>(page)];
       most = std::max(most, std::min(left, s.page_tokens()));

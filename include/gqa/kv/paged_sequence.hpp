@@ -49,6 +49,7 @@ class PagedSequence {
     auto& s = open();
     const std::lock_guard lock(state_->mutex);
     state_->release_pages(s, 0);
+    s.tokens_for_others = 0;
     s.swapped_out = false;
     s.sequence.clear();
   }

@@ -31,7 +31,8 @@ struct PagedSequenceState {
 
   SequenceId id;
   Sequence sequence;
-  std::vector<Index> pages;
+  std::vector<Index> pages;     // changed under the lock only
+  Index tokens_for_others = 0;  // its size, under the lock
   bool swapped_out = false;
 
   void check_resident(const char* wanted_by) const {
@@ -142,10 +143,10 @@ struct PagedState {
     const Index size = s.sequence.size(), in_last = size % page_tokens();
     const auto wanted = static_cast<std::size_t>(ceil_div(size + n, page_tokens()));
     if (n == 0) return s.sequence.extend(0);
-    s.pages.reserve(wanted);
     Index shared = PagePool<T>::none;
     {
       const std::lock_guard lock(mutex);
+      s.pages.reserve(wanted);
       if (in_last != 0 && pool.is_shared(s.pages.back())) shared = s.pages.back();
       const Index copies = shared == PagePool<T>::none ? 0 : 1;
       const Index needed = static_cast<Index>(wanted - s.pages.size()) + copies;
@@ -154,6 +155,7 @@ struct PagedState {
                            << " are free");
       if (copies > 0) s.pages.back() = pool.take();
       while (s.pages.size() < wanted) s.pages.push_back(pool.take());
+      s.tokens_for_others = size + n;
     }
     if (shared != PagePool<T>::none) {
       const Index own = s.pages[static_cast<std::size_t>(size / page_tokens())];
@@ -176,6 +178,7 @@ struct PagedState {
     {
       const std::lock_guard lock(mutex);
       release_pages(s, static_cast<std::size_t>(ceil_div(n, page_tokens())));
+      s.tokens_for_others = n;
       own = n > 0 && !pool.is_shared(s.pages.back());
     }
     if (own) pool.forget_from(s.pages.back(), n % page_tokens());

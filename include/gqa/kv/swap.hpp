@@ -67,9 +67,9 @@ void swap_in(PagedState<T>& s, PagedSequenceState<T>& sequence, std::span<const 
             format_error,
             "swap_in: the memory is not what sequence " << sequence.id.value << " was swapped out to last");
   const auto wanted = static_cast<std::size_t>(ceil_div(sequence.sequence.size(), s.page_tokens()));
-  sequence.pages.reserve(wanted);
   {
     const std::lock_guard lock(s.mutex);
+    sequence.pages.reserve(wanted);
     GQA_CHECK(static_cast<Index>(wanted) <= s.pool.available(), std::length_error,
               "swap_in: " << wanted << " pages needed, " << s.pool.available() << " of " << s.pool.num_pages()
                           << " are free");
