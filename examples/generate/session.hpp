@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "forward.hpp"
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
 #include "model.hpp"
@@ -32,19 +33,21 @@ class Session {
   virtual Index size() const = 0;                ///< tokens fed
   virtual Index cache_bytes() const = 0;         ///< bytes of their keys and values
   virtual double attention_seconds() const = 0;  ///< spent in attention and in writing to the cache
+  virtual void truncate(Index n) = 0;            ///< forgets all but the first n tokens
   virtual void clear() = 0;                      ///< forgets all tokens; times go on
 };
 
 enum class CacheType { f32, f16, bf16 };
 
-/// Called after a layer's attention with the queries, keys and values of the tokens fed (positions turned in)
-/// and what they gave, tokens x num_q_heads x value_dim, packed: the layer goes on with what is there then.
-using AttentionHook = std::function<void(
-    Index layer, const gqa::TensorView<const float>& q, const gqa::TensorView<const float>& k,
-    const gqa::TensorView<const float>& v, const gqa::TensorView<float>& out)>;
+/// Where a session keeps keys and values: they are the same, and the text is.
+enum class CacheKind { contiguous, paged };
+
+/// Called after a layer's attention with its queries, keys and values and what they gave: the layer goes on
+/// with what is there then.
+using AttentionHook = Attend;
 
 /// A session of a model, which must outlive it, with a cache of the given element type.
 std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
-                                      AttentionHook hook = {});
+                                      AttentionHook hook = {}, CacheKind kind = CacheKind::contiguous);
 
 }  // namespace generate
