@@ -28,10 +28,9 @@ namespace detail {
 
 /// A fixed number of pages of some tiles of tokens. Each is free, held by one or more, or kept: held by
 /// nobody, but in the index. Not safe for several threads; no operation on pages can fail.
-///
-/// One layer and head's part of all pages stands in one piece, [layer][head][page]{keys, values}: pages with
-/// successive numbers, as long prompts get them from a pool that is not full, are read as one stream. What
-/// processors prefetch beyond a page's keys are its values.
+/// Pages stand one behind the other, each [layer][head]{keys, values}: what processors prefetch beyond a
+/// page's keys are its values. (With [layer][head][page] pages with successive numbers are read as one
+/// stream, and others take half as long again.)
 template <Scalar T>
 class PagePool {
  public:
@@ -61,9 +60,7 @@ class PagePool {
   Index num_pages() const { return static_cast<Index>(pages_.size()); }
   /// One head's part of a tile of a page.
   PackedBlock<T> block_at(Index page, Index layer, Index head, Index tile) const {
-    T* part = memory_.get() + ((layer * shape().num_kv_heads + head) * num_pages() + page) * part_elements();
-    return {part + tile * blocks().key_elements(),
-            part + page_tiles() * blocks().key_elements() + tile * blocks().value_elements()};
+    return layout_.block_at(memory(page), layer, head, tile);
   }
 
   /// How many take() can give.
@@ -78,7 +75,7 @@ class PagePool {
     const Index page = first_free_;
     first_free_ = at(page).next;
     --free_;
-    for_parts(page, page_tiles(), [](void* memory, std::size_t bytes) { allow_memory(memory, bytes); });
+    allow_memory(memory(page), static_cast<std::size_t>(page_bytes()));
     at(page) = {.holders = 1};
     return page;
   }
@@ -124,12 +121,9 @@ class PagePool {
 
   /// Copies what the first `tokens` of a page take.
   void copy(Index from, Index to, Index tokens) const noexcept {
-    // How far a part of one page is from that of another is the same for all keys, and for all values.
-    const PackedBlock<T> a = block_at(from, 0, 0, 0), b = block_at(to, 0, 0, 0);
-    bool keys = true;
+    const Index apart = memory(to) - memory(from);
     for_parts(from, ceil_div(tokens, tile_keys), [&](void* memory, std::size_t bytes) {
-      std::memcpy(static_cast<T*>(memory) + (keys ? b.k - a.k : b.v - a.v), memory, bytes);
-      keys = !keys;
+      std::memcpy(static_cast<void*>(static_cast<T*>(memory) + apart), memory, bytes);
     });
   }
 
@@ -170,7 +164,7 @@ class PagePool {
     at(page) = {.next = first_free_};
     first_free_ = page;
     ++free_;
-    for_parts(page, page_tiles(), [](void* memory, std::size_t bytes) { forbid_memory(memory, bytes); });
+    forbid_memory(memory(page), static_cast<std::size_t>(page_bytes()));
   }
 
   void link_kept(Index page) noexcept {
@@ -200,8 +194,7 @@ class PagePool {
     });
   }
 
-  /// Of one layer and head.
-  Index part_elements() const { return page_tiles() * (blocks().key_elements() + blocks().value_elements()); }
+  T* memory(Index page) const { return memory_.get() + page * layout_.elements(); }
 
   PageLayout<T> layout_;  // of a page
   AlignedArray<T> memory_;

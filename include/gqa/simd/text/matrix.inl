@@ -102,12 +102,11 @@ inline void matrix_steps(const Product& p, MatrixUnit& unit) {
   const Index row_tiles = (p.rows + tile_side - 1) / tile_side;
   const Index strips = p.columns / 64 > 0 ? p.columns / 64 : 1;
   const Index pairs = (p.depth + 1) / 2;
-  // See Streaming. Several row tiles prefetch the next B.
+  // See Streaming. Several row tiles prefetch the next B, one a few steps ahead.
   const Index step = p.streaming ? 4 * p.columns / (row_tiles * strips) : 0;
   const Index ahead = row_tiles > 1 && p.next != nullptr
                           ? reinterpret_cast<Index>(p.next)
-                          : reinterpret_cast<Index>(p.b) +
-                                (row_tiles > 1 ? 2 * pairs * p.b_stride : stream_ahead(1));
+                          : reinterpret_cast<Index>(p.b) + (row_tiles > 1 ? 2 * pairs * p.b_stride : 2048);
   for (Index first = 0; first < p.rows;) {
     // All whole row tiles, then what is left: their tiles differ in shape.
     const Index rows = p.rows - first < tile_side ? p.rows - first : tile_side;

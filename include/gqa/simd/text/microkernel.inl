@@ -72,15 +72,12 @@ struct Streaming {
 };
 
 /// Where several passes go over B, they go over so many bytes of it at a time: a first-level cache's worth
-/// where the products take longer than memory anyway. A single register tile of rows prefetches half a block
-/// ahead, as the first strip of columns reads every other half row; several prefetch the whole next block
-/// while they multiply this one. Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 4 rows a head 16.5
-/// GB/s, with blocks of 64 keys 14.1; 16 rows a head 13.6, half a block ahead 10.1; 64 rows a head 12.5 ms,
-/// in blocks of 8 kB 13.6.
-GQA_INLINE Index stream_block(Index row_tiles) {
-  return row_tiles == 1 ? 4096 : row_tiles <= 4 ? 8192 : 32768;
-}
-GQA_INLINE Index stream_ahead(Index row_tiles) { return row_tiles == 1 ? 2048 : stream_block(row_tiles); }
+/// where the products take longer than memory anyway. A single register tile of rows prefetches as much ahead,
+/// which is what it takes to hide a latency of 250 ns at 30 GB/s; several prefetch the whole next block while
+/// they multiply this one. Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 16 rows a head 13.6, half a
+/// block ahead 10.1; 64 rows a head 12.5 ms, in blocks of 8 kB 13.6. With 4 rows a head on another machine (f16,
+/// 8,192 tokens): 2 kB ahead 1,247 us, 4 kB 1,126, 8 kB 1,016; over pages in no order 1,850, 1,440, 1,310.
+GQA_INLINE Index stream_block(Index row_tiles) { return row_tiles <= 4 ? 8192 : 32768; }
 
 /// Rows x Vectors sums over the whole depth. Every loop over the sums is unrolled: one that is not would keep
 /// them in memory, at a third of the speed. A row's sums see the same operations in the same order whatever
@@ -204,7 +201,7 @@ void product(const Product& p) {
   const bool one_pass = row_tiles == 1 && p.columns <= tile_vectors * lanes<typename Format::Acc>;
   const Index block = one_pass ? 0 : stream_block(row_tiles) / step_bytes * E;
   // The last steps of a B prefetch what is multiplied next, where that does not stand behind it.
-  const Index ahead = stream_ahead(row_tiles), steps = (p.depth + E - 1) / E;
+  const Index ahead = stream_block(row_tiles), steps = (p.depth + E - 1) / E;
   const Index cut = p.next == nullptr || ahead / step_bytes >= steps ? 0 : (steps - ahead / step_bytes) * E;
   Product part = p;
   for (Index k = 0, end = 0; k < p.depth; k = end) {
