@@ -72,11 +72,12 @@ struct Streaming {
 };
 
 /// Where several passes go over B, they go over so many bytes of it at a time: a first-level cache's worth
-/// where the products take longer than memory anyway. A single register tile of rows prefetches as much ahead,
-/// which is what it takes to hide a latency of 250 ns at 30 GB/s; several prefetch the whole next block while
-/// they multiply this one. Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 16 rows a head 13.6, half a
-/// block ahead 10.1; 64 rows a head 12.5 ms, in blocks of 8 kB 13.6. With 4 rows a head on another machine (f16,
-/// 8,192 tokens): 2 kB ahead 1,247 us, 4 kB 1,126, 8 kB 1,016; over pages in no order 1,850, 1,440, 1,310.
+/// where the products take longer than memory anyway. A single register tile of rows prefetches as much
+/// ahead, which is what it takes to hide a latency of 250 ns at 30 GB/s; several prefetch the whole next
+/// block while they multiply this one. Measured over 1.6 GB of 18.2 GB/s (f32, 8,192 tokens): 16 rows a
+/// head 13.6, half a block ahead 10.1; 64 rows a head 12.5 ms, in blocks of 8 kB 13.6. With 4 rows a head on
+/// another machine (f16, 8,192 tokens): 2 kB ahead 1,247 us, 4 kB 1,126, 8 kB 1,016; over pages in no order
+/// 1,850, 1,440, 1,310.
 GQA_INLINE Index stream_block(Index row_tiles) { return row_tiles <= 4 ? 8192 : 32768; }
 
 /// Rows x Vectors sums over the whole depth. Every loop over the sums is unrolled: one that is not would keep
