@@ -5,5 +5,6 @@
 #include "gqa/kv/batch.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/cross.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
