@@ -206,6 +206,20 @@ TEST_F(BadBatch, SpansOfSequencesThatMovedAreStale) {
   EXPECT_EQ(cache.layer(0).retained(1), (Range{0, 5})) << "as far as the parent was written";
 }
 
+TEST_F(BadBatch, SpansOfSequencesThatStayAreGoodAndNoOthers) {
+  const auto more = cache.extend(1);
+  cache.reorder(std::vector<Index>{1, 1, 2});
+  EXPECT_EQ(invalid([&] {
+              cache.write(0, std::vector<Span>{more[0], more[1], more[2]}, k(1), v(1));
+            }),
+            "span: tokens 5 to 6 are not, or no longer, among the 3 of sequence 0");
+  EXPECT_THROW(cache.write(0, std::vector<Span>{more[1], more[1], more[2]}, k(1), v(1)),
+               std::invalid_argument);
+  const auto next = cache.extend(std::vector<Index>{0, 0, 0});
+  cache.write(0, std::vector<Span>{{{2, 3}, next[0].epoch}, more[1], more[2]}, k(1), v(1));
+  EXPECT_EQ(cache.layer(0).retained(1), (Range{0, 3}));
+}
+
 TEST_F(BadBatch, ViewsOfBeforeAClearOfAll) {
   const auto view = cache.layer(1);
   cache.clear(0);

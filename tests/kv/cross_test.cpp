@@ -227,6 +227,24 @@ TEST(CrossRefuses, WhatIsNotWrittenYetNamingIt) {
   EXPECT_TRUE(cache.complete());
 }
 
+TEST(CrossRefuses, PlacesThatWereResetBeforeTheyWereWritten) {
+  const Encoded<half> encoded({4, 3, 2}, 5);
+  auto cache = cache_for<half>({4, 70, 2});
+  cache.reset(1, 0);
+  cache.reset(1, 3);
+  cache.write(0, 0, encoded.keys(0, 0), encoded.values(0, 0));
+  auto copy = cache.clone();
+  for (auto* each : {&cache, &copy}) {
+    EXPECT_EQ(invalid([&] { each->layer(0).retained(0); }), "view: layer 0 of sequence 1 is not written yet");
+    each->write(0, 1, encoded.keys(0, 1), encoded.values(0, 1));
+    EXPECT_FALSE(each->complete(0));
+    each->write(0, 2, encoded.keys(0, 2), encoded.values(0, 2));
+    EXPECT_TRUE(each->complete(0));
+    expect_attention(*each, encoded, 0);
+    EXPECT_FALSE(each->complete());
+  }
+}
+
 TEST(CrossRefuses, WritingTwiceAndOtherSizes) {
   const Encoded<float> encoded({4, 0, 2}, 5), longer({5, 0, 2}, 5), pair({4, 2}, 5);
   auto cache = cache_for<float>(encoded.lengths);
