@@ -203,6 +203,11 @@ TEST_F(BadBatch, SpansOfSequencesThatMovedAreStale) {
               cache.write(0, std::vector<Span>{more[0], more[0], more[1]}, k(1), v(1));
             }),
             "span: tokens 5 to 6 are not, or no longer, among the 6 of sequence 1");
+  // Nor are they good where the sequence or its memory went.
+  EXPECT_EQ(invalid([&] {
+              cache.write(0, std::vector<Span>{more[0], more[2], more[1]}, k(1), v(1));
+            }),
+            "span: tokens 0 to 1 are not, or no longer, among the 6 of sequence 1");
   EXPECT_EQ(cache.layer(0).retained(1), (Range{0, 5})) << "as far as the parent was written";
 }
 
