@@ -53,6 +53,8 @@ TYPED_TEST(CrossMemory, RunningOutOfMemoryChangesNothing) {
   cache.reset(2, 0);
   test::allocations_left = -1;
   EXPECT_EQ(aligned_bytes, taken);
+  cache.reset(0, 3);  // a smaller one gives back what it does not need
+  EXPECT_EQ(aligned_bytes - taken, cache.allocated_bytes());
 }
 
 TYPED_TEST(CrossMemory, BookkeepingIsWhatIsNotForTokens) {
