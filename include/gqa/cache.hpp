@@ -2,8 +2,10 @@
 // The caches, and views of keys and values that stand elsewhere.
 #pragma once
 
+#include "gqa/kv/batch.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/cross.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
 #include "gqa/kv/paged.hpp"

@@ -3,43 +3,20 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdlib>
-#include <new>
+#include <string>
 #include <vector>
 
 #include "gqa/kv/cache.hpp"
-
-namespace {
-
-std::int64_t aligned_bytes = 0, other_bytes = 0;
-std::int64_t allocations_left = -1;  // until one fails; -1: none does
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  if (allocations_left == 0) throw std::bad_alloc();
-  if (allocations_left > 0) --allocations_left;
-  const auto align = static_cast<std::size_t>(alignment);
-  void* p = std::aligned_alloc(align, (size + 2 * align - 1) / align * align);
-  if (p == nullptr) throw std::bad_alloc();
-  aligned_bytes += static_cast<std::int64_t>(size);
-  return p;
-}
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  if (allocations_left == 0) throw std::bad_alloc();
-  if (allocations_left > 0) --allocations_left;
-  void* p = std::malloc(size);
-  if (p == nullptr) throw std::bad_alloc();
-  other_bytes += static_cast<std::int64_t>(size);
-  return p;
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+#include "kv/counted_memory.hpp"
+#include "support/message_of.hpp"
 
 namespace gqa {
 namespace {
+
+using test::aligned_bytes;
+using test::allocations_left;
+using test::fail_each_allocation;
+using test::other_bytes;
 
 template <class T>
 class CacheMemory : public ::testing::Test {};
@@ -144,24 +121,40 @@ TYPED_TEST(CacheMemory, BookkeepingIsWhatIsNotForTokens) {
   EXPECT_EQ(moved.bookkeeping_bytes(), before + 10 * Index{sizeof(AlignedArray<TypeParam>)});
 }
 
-/// Fails each allocation that `f` makes, one after the other, until it gets by with none failing.
-template <class F, class Check>
-void fail_each_allocation(F&& f, Check&& expect_unchanged) {
-  for (std::int64_t left = 0;; ++left) {
-    bool thrown = false;
-    allocations_left = left;
-    try {
-      f();
-    } catch (const std::bad_alloc&) {
-      thrown = true;
-    }
-    allocations_left = -1;
-    if (!thrown) {
-      EXPECT_GT(left, 1) << "nothing is counted";
-      return;
-    }
-    expect_unchanged();
-  }
+TYPED_TEST(CacheMemory, IsNotTakenBeyondTheLimit) {
+  const Index slab = 512 * 2 * 2 * 16 * Index{sizeof(TypeParam)};
+  const std::vector<TypeParam> ones(600 * 2 * 16, TypeParam(1));
+  const auto tokens = [&](Index n) { return TensorView<const TypeParam>(ones.data(), n, 2, 16); };
+  KVCache<TypeParam> cache(
+      {.max_tokens = 10000, .num_kv_heads = 2, .head_dim = 16, .memory_limit = 2 * slab + 1});
+  cache.append(tokens(500), tokens(500));
+  const auto unchanged = [&] {
+    EXPECT_EQ(cache.size(), 500);
+    EXPECT_EQ(cache.allocated_bytes(), slab);
+    EXPECT_EQ(cache.layer(0).retained(0), (Range{0, 500}));
+  };
+  EXPECT_EQ(test::message_of<std::length_error>([&] { cache.extend(525); }),
+            "extend: the cache would take " + std::to_string(3 * slab) +
+                " bytes, more than the memory_limit of " + std::to_string(2 * slab + 1));
+  EXPECT_THROW(cache.append(tokens(525), tokens(525)), std::length_error);
+  unchanged();
+  cache.append(tokens(524), tokens(524));
+  EXPECT_EQ(cache.allocated_bytes(), 2 * slab);
+  EXPECT_THROW(cache.append(tokens(1), tokens(1)), std::length_error);
+  cache.truncate(3);
+  cache.append(tokens(600), tokens(600));
+  KVCache<TypeParam> copy = cache.clone(), moved = std::move(cache);
+  EXPECT_THROW(copy.extend(1000), std::length_error);
+  EXPECT_THROW(moved.extend(1000), std::length_error);
+  KVCache<TypeParam> assigned({.max_tokens = 1, .num_kv_heads = 2, .head_dim = 16});
+  assigned = std::move(moved);
+  EXPECT_THROW(assigned.extend(1000), std::length_error);
+  assigned.clear();
+  assigned.extend(1024);
+  EXPECT_EQ(test::message_of<std::invalid_argument>([] {
+              KVCache<TypeParam>({.max_tokens = 1, .num_kv_heads = 2, .head_dim = 16, .memory_limit = -1});
+            }),
+            "memory_limit is -1, expected at least 0");
 }
 
 TYPED_TEST(CacheMemory, RunningOutOfMemoryChangesNothing) {

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
@@ -182,6 +184,28 @@ TEST(CacheOf16Bits, AnOddLastDimHasAZeroBesideIt) {
   KVCache<bfloat16> cache({.max_tokens = 64, .num_kv_heads = 1, .head_dim = 7});
   model.add(cache, 64);
   for (Index t = 0; t < 64; ++t) EXPECT_EQ((&Token(cache.layer(0), 0, 0, t).k(6))[1], bfloat16{});
+}
+
+TEST(CacheOf16Bits, ItDoesHoweverFewTokensAreWritten) {
+  const Model<bfloat16> same(1, 1, 7, 7, 64);
+  const Model<bfloat16, float> converted(1, 1, 7, 7, 64);
+  for (Index n : {1, 2, 3, 5}) {
+    KVCache<bfloat16> cache({.max_tokens = 64, .num_kv_heads = 1, .head_dim = 7});
+    const Span all = same.add(cache, 64);
+    const auto tile = cache.layer(0).tile(0, 0, {0, 64}, nullptr);
+    const auto write = [&](const auto& model) {
+      auto* keys = const_cast<bfloat16*>(tile.k.as<bfloat16>());  // memory is not 0 when it is taken
+      std::fill_n(keys, 8 * 64, std::numeric_limits<bfloat16>::quiet_NaN());
+      for (Index begin = 0; begin < 64; begin += n) {
+        const Index size = std::min(n, 64 - begin);
+        cache.write(0, {{begin, begin + size}, all.epoch}, model.k(0, begin, size), model.v(0, begin, size));
+      }
+      for (Index t = 0; t < 64; ++t)
+        EXPECT_EQ((&Token(cache.layer(0), 0, 0, t).k(6))[1], bfloat16{}) << t << ", by " << n;
+    };
+    write(same);
+    write(converted);
+  }
 }
 
 TEST(CacheConversion, FloatAndDoubleInto16Bits) {

@@ -85,6 +85,21 @@ TYPED_TEST(Convert16, FloatsNarrowAsInEigenAndNoZeroTurnsNegative) {
   }
 }
 
+TYPED_TEST(Convert16, FloatsRoundAsInEigen) {
+  using T = TypeParam;
+  const auto x = floats_to_round<T>();
+  const std::uint16_t quiet = std::is_same_v<T, half> ? 0x7e00 : 0x7fc0;
+  std::vector<T> y(x.size());
+  for (Isa isa : test::supported_isas()) {
+    simd::convert_kernels<T>(isa).round(x.data(), static_cast<Index>(x.size()), y.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const std::uint16_t nan = quiet | static_cast<std::uint16_t>(std::signbit(x[i]) ? 0x8000 : 0);
+      ASSERT_EQ(bits_of(y[i]), std::isnan(x[i]) ? nan : bits_of(static_cast<T>(x[i])))
+          << name(isa) << ": " << std::hex << bits_of(x[i]);
+    }
+  }
+}
+
 template <class T>
 class Convert : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double, half, bfloat16>;
@@ -106,6 +121,11 @@ TYPED_TEST(Convert, FactorsAndAnyLengthAndNothingElse) {
       std::vector<T> narrow(size + 16, static_cast<T>(-7));
       kernels.narrow(wide.data(), n, Acc{3}, narrow.data());
       for (std::size_t i = 0; i < size; ++i) ASSERT_EQ(narrow[i], static_cast<T>(wide[i] * 3));
+      for (std::size_t i = size; i < narrow.size(); ++i)
+        ASSERT_EQ(narrow[i], static_cast<T>(-7)) << name(isa) << ", n " << n;
+
+      kernels.round(wide.data(), n, narrow.data());
+      for (std::size_t i = 0; i < size; ++i) ASSERT_EQ(narrow[i], static_cast<T>(wide[i]));
       for (std::size_t i = size; i < narrow.size(); ++i)
         ASSERT_EQ(narrow[i], static_cast<T>(-7)) << name(isa) << ", n " << n;
     }

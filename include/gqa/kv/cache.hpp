@@ -1,47 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/cache_concept.hpp"
-#include "gqa/kv/read_tokens.hpp"
-#include "gqa/kv/sequence.hpp"
-#include "gqa/kv/slabs.hpp"
-#include "gqa/kv/view.hpp"
-#include "gqa/simd/kernels.hpp"
+#include "gqa/kv/cache_state.hpp"
 
 namespace gqa {
-
-namespace detail {
-
-/// What a cache and its views share.
-template <Scalar T>
-struct CacheState {
-  CacheState(Index max_tokens, Slabs<T> empty)
-      : slabs(std::move(empty)), sequence(max_tokens, slabs.shape().num_layers) {}
-
-  Slabs<T> slabs;
-  Sequence sequence;
-
-  KVTile tile(Index layer, Index head, Range want) const {
-    const Index tile = want.begin / tile_keys;
-    return slabs.blocks().tile(slabs.block_at(layer, head, tile),
-                               {want.begin % tile_keys, want.end - tile * tile_keys});
-  }
-
-  void clear() noexcept {
-    slabs.release();
-    sequence.clear();
-  }
-};
-
-}  // namespace detail
 
 /// The keys and values of one sequence for all layers of a model: G KV heads of D key and Dv value elements
 /// of type T.
@@ -73,7 +42,8 @@ class KVCache {
     Index num_layers = 1;
     Index num_kv_heads = G;
     Index head_dim = D;
-    Index value_dim = Dv;  ///< head_dim where it is left Dynamic
+    Index value_dim = Dv;    ///< head_dim where it is left Dynamic
+    Index memory_limit = 0;  ///< the most that allocated_bytes() may come to; 0: any
   };
 
   /// What attention reads: one layer of a cache, as far as it has been written. It follows the cache through
@@ -124,13 +94,15 @@ class KVCache {
   /// Takes no memory for tokens yet. Throws std::invalid_argument for a size that is missing, not positive or
   /// contradicts the template's, std::length_error where max_tokens of them overflow.
   explicit KVCache(const Config& config)
-      : state_(std::make_shared<State>(config.max_tokens, sizes(config))) {}
+      : state_(std::make_shared<State>(config.max_tokens, sizes(config))),
+        memory_limit_(detail::checked_limit(config.memory_limit)) {}
 
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(KVCache&& other) noexcept {
     if (this != &other) {
       close();
       state_ = std::move(other.state_);
+      memory_limit_ = other.memory_limit_;
     }
     return *this;
   }
@@ -143,18 +115,18 @@ class KVCache {
   /// taken between extend() and the last write(). Throws std::bad_alloc.
   KVCache clone() const {
     const State& from = state("clone");
-    KVCache copy(std::make_shared<State>(from.sequence.max_tokens(), from.slabs.like()));
-    copy.state_->slabs.copy(from.slabs, from.sequence.size());
-    copy.state_->sequence.copy_lengths(from.sequence);
+    KVCache copy(std::make_shared<State>(from.sequence.max_tokens(), from.slabs.like()), memory_limit_);
+    copy.state_->copy(from);
     return copy;
   }
 
   /// Makes room for n more tokens in every layer; they are there once they are written. Throws
-  /// std::length_error beyond max_tokens, std::invalid_argument for a negative n, std::bad_alloc; nothing has
-  /// changed then.
+  /// std::length_error beyond max_tokens or memory_limit, std::invalid_argument for a negative n,
+  /// std::bad_alloc; nothing has changed then.
   Span extend(Index n) {
     State& s = state("extend");
     s.sequence.check_room(n);
+    detail::check_limit("extend", s.allocated_with(n), memory_limit_);
     s.slabs.reserve(s.sequence.size() + n);
     return s.sequence.extend(n);
   }
@@ -170,7 +142,7 @@ class KVCache {
     s.sequence.check_write(layer, span);
     detail::check_tokens(s.slabs.shape(), keys, values, span.size());
     const auto& kernels = simd::kernels<T>(isa());  // may throw: before anything is written
-    store(s, layer, span.positions, keys, values, kernels);
+    s.store(layer, span.positions, keys, values, kernels);
   }
 
   /// extend and write for a cache of one layer. Throws as they do, and std::invalid_argument for more layers.
@@ -185,9 +157,10 @@ class KVCache {
     s.sequence.check_room(keys.tokens);
     const Range positions = {s.sequence.size(), s.sequence.size() + keys.tokens};
     s.sequence.check_gap(0, positions);
+    detail::check_limit("append", s.allocated_with(keys.tokens), memory_limit_);
     const auto& kernels = simd::kernels<T>(isa());
     s.slabs.reserve(positions.end);
-    store(s, 0, positions, keys, values, kernels);
+    s.store(0, positions, keys, values, kernels);
     return s.sequence.extend(keys.tokens);
   }
 
@@ -204,8 +177,7 @@ class KVCache {
     static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
     s.sequence.check_read(layer, positions);
     detail::check_tokens(s.slabs.shape(), keys, values, positions.size());
-    const auto tile_at = [&](Index head, Range want) { return s.tile(layer, head, want); };
-    detail::read_tokens<T>(positions, tile_at, keys, values);
+    s.read(layer, positions, keys, values);
   }
 
   /// One layer, for attention to read. Throws std::out_of_range.
@@ -219,13 +191,7 @@ class KVCache {
   void truncate(Index n) {
     GQA_CHECK(n >= 0 && n <= size(), std::invalid_argument,
               "truncate: n is " << n << ", expected 0 to the " << size() << " tokens there are");
-    if (n == size()) return;
-    State& s = *state_;
-    s.sequence.truncate(n);
-    if (n % tile_keys == 0) return;  // no block has tokens on both sides
-    for (Index layer = 0; layer < s.slabs.shape().num_layers; ++layer)
-      for (Index head = 0; head < s.slabs.shape().num_kv_heads; ++head)
-        s.slabs.blocks().forget(s.slabs.block_at(layer, head, n / tile_keys), n % tile_keys);
+    if (state_ != nullptr) state_->truncate(n);
   }
 
   /// Forgets every token and gives the memory back.
@@ -258,7 +224,8 @@ class KVCache {
   }
 
  private:
-  explicit KVCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  KVCache(std::shared_ptr<State> state, Index memory_limit)
+      : state_(std::move(state)), memory_limit_(memory_limit) {}
 
   static detail::Slabs<T> sizes(const Config& c) {
     const detail::CacheShape shape = detail::checked_shape<G, D, Dv>(c);
@@ -279,15 +246,8 @@ class KVCache {
     return *state_;
   }
 
-  template <class TK, class TV>
-  static void store(State& s, Index layer, Range positions, const TensorView<TK>& k, const TensorView<TV>& v,
-                    const simd::Kernels<Accumulator<T>>& kernels) noexcept {
-    const auto block_at = [&](Index head, Index tile) { return s.slabs.block_at(layer, head, tile); };
-    detail::store_tokens(s.slabs.blocks(), block_at, positions, k, v, s.sequence.written(layer), kernels);
-    s.sequence.note_written(layer, positions);
-  }
-
   std::shared_ptr<State> state_;  // null: moved from
+  Index memory_limit_ = 0;
 };
 
 }  // namespace gqa

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
 
+#include "gqa/core/memory.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/row_converter.hpp"
 #include "gqa/kv/view.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -17,6 +20,14 @@ template <Scalar T>
 struct PackedBlock {
   T* k;
   T* v;
+};
+
+/// A row a token, of one head, as many elements apart.
+template <class X>
+struct TokenRows {
+  const X* data;
+  Index stride;
+  const X* next = nullptr;  // the first row of as many that come after these, if any
 };
 
 /// Blocks of keys [D/E][64][E] and values [64/E][Dv][E], E the group of T, D padded to E and Dv to whole
@@ -40,19 +51,26 @@ class BlockLayout {
     return {.k = tile_side(k, tile_keys * E), .v = tile_side(v, value_stride()), .size = want.size()};
   }
 
-  /// Stores rows [first, first + tokens.size()) of one head at `tokens` of a block, converted to T. Of the
-  /// block's tokens those before `written` are there already, and keep their values where they are others.
-  template <class TK, class TV>
-  void store(const PackedBlock<T>& block, Range tokens, const TensorView<TK>& k, const TensorView<TV>& v,
-             Index first, Index head, Index written, const simd::Kernels<Accumulator<T>>& kernels) const {
-    while (!tokens.empty()) {
-      Index n = store_run(block, tokens, k, v, first, head, written, kernels);
-      if (n == 0) {
-        store_one(block, tokens.begin, k.at(0, first, head), v.at(0, first, head), written);
-        n = 1;
+  /// Stores a row for each of `tokens` of a block, converted to T. Of the block's tokens those before
+  /// `written` are there already, and keep their values where they are others.
+  template <Scalar TK, Scalar TV>
+  void store(const PackedBlock<T>& block, Range tokens, TokenRows<TK> k, TokenRows<TV> v, Index written,
+             const RowConverter<TK, T>& to_k, const RowConverter<TV, T>& to_v,
+             const simd::Kernels<Accumulator<T>>& kernels) const {
+    in_slices(k, tokens.size(), head_dim_, to_k, [&](TokenRows<T> rows, Range dims) {
+      store_keys(block.k + dims.begin * tile_keys, tokens, rows, dims.size(), kernels);
+    });
+    if constexpr (E == 1) {
+      for (Index i = 0; i < tokens.size(); ++i) {
+        T* row = block.v + (tokens.begin + i) * value_row();
+        prefetch_ahead(v, tokens.size(), i, {0, value_dim_});
+        to_v(v.data + i * v.stride, value_dim_, row);
+        std::fill(row + value_dim_, row + value_row(), T{});
       }
-      first += n;
-      tokens.begin += n;
+    } else {
+      in_slices(v, tokens.size(), value_dim_, to_v, [&](TokenRows<T> rows, Range dims) {
+        store_value_pairs(block.v + dims.begin * E, tokens, rows, dims.size(), written, kernels);
+      });
     }
   }
 
@@ -68,70 +86,112 @@ class BlockLayout {
   Index value_row() const { return round_up(value_dim_, simd::padding); }
   Index value_stride() const { return value_row() * E; }
 
-  /// One token. Padding gets zeros, as does the value beside it that an odd count leaves: kernels
-  /// multiply both, by 0.
-  template <class TK, class TV>
-  void store_one(const PackedBlock<T>& block, Index j, const TK* k, const TV* v, Index written) const {
-    for (Index d = 0; d < head_dim_; ++d) block.k[(d / E * tile_keys + j) * E + d % E] = rounded_to<T>(k[d]);
-    if (E == 2 && head_dim_ % 2 != 0) block.k[(head_dim_ / E * tile_keys + j) * E + 1] = T{};
-    T* row = block.v + j / E * value_stride();
-    const bool last = j + 1 >= written;
-    for (Index c = 0; c < value_row(); ++c) {
-      row[c * E + j % E] = c < value_dim_ ? rounded_to<T>(v[c]) : T{};
-      if (E == 2 && j % E == 0 && last) row[c * E + 1] = T{};
+  // Rows lie pages apart: whoever converts one after the other would wait for each.
+  static constexpr Index rows_ahead = 16;
+
+  /// Asks for `dims` of the row that comes rows_ahead after row i.
+  template <class X>
+  [[gnu::always_inline]] static void prefetch_ahead(TokenRows<X> rows, Index tokens, Index i, Range dims) {
+    const Index ahead = i + rows_ahead;
+    const X* row = rows.data + ahead * rows.stride;
+    if (ahead >= tokens) {
+      if (rows.next == nullptr || ahead - tokens >= tokens) return;
+      row = rows.next + (ahead - tokens) * rows.stride;
+    }
+    prefetch(row + dims.begin, static_cast<std::size_t>(dims.size()) * sizeof(X));
+  }
+
+  /// Calls f(rows of T, dims) for all dims: at once where the rows hold T already, else for as many as a
+  /// scratch holds that stays in the first cache.
+  template <class X, class F>
+  static void in_slices(TokenRows<X> rows, Index tokens, Index dim, const RowConverter<X, T>& convert,
+                        F&& f) {
+    if constexpr (std::is_same_v<X, T>) {
+      f(rows, Range{0, dim});
+    } else {
+      constexpr Index bytes = 256, most = bytes / Index{sizeof(T)};  // whole vectors
+      // Not of T: Eigen's 16-bit floats would be set to 0 first.
+      alignas(64) unsigned char scratch[static_cast<std::size_t>(tile_keys * bytes)];
+      T* converted = reinterpret_cast<T*>(scratch);
+      for (Index d = 0; d < dim; d += most) {
+        const Index n = std::min(most, dim - d);
+        for (Index i = 0; i < tokens; ++i) {
+          prefetch_ahead(rows, tokens, i, {d, d + n});
+          convert(rows.data + i * rows.stride + d, n, converted + i * most);
+        }
+        f(TokenRows<T>{converted, most}, Range{d, d + n});
+      }
     }
   }
 
   // A kernel transposes as many tokens as a vector has lanes, wanted or not.
   static constexpr Index fewest_in_a_run = 4;
 
-  /// As many of the tokens as there are by the kernels that pack a caller's rows; 0 where the elements are to
-  /// be converted, or the bits of a neighbour kept.
-  template <class TK, class TV>
-  Index store_run(const PackedBlock<T>& block, Range tokens, const TensorView<TK>& k, const TensorView<TV>& v,
-                  Index first, Index head, Index written,
-                  const simd::Kernels<Accumulator<T>>& kernels) const {
-    if constexpr (std::is_same_v<std::remove_const_t<TK>, T> && std::is_same_v<std::remove_const_t<TV>, T>) {
-      const Index j = tokens.begin;
-      Index n = tokens.size();
-      if (tokens.end < written) n = round_down(n, E);
-      if (j % E != 0 || n < fewest_in_a_run) return 0;
-      const T* rows = v.at(0, first, head);
-      if constexpr (std::is_same_v<T, Accumulator<T>>)
-        kernels.transpose_keys(k.at(0, first, head), k.token_stride, n, head_dim_, n, block.k + j);
-      else
-        kernels.transpose_stored(k.at(0, first, head), k.token_stride, n, head_dim_, n, block.k + j * E);
-      if constexpr (E == 2) {
-        kernels.interleave_pairs(rows, v.token_stride, n, value_dim_, block.v + j / E * value_stride(),
-                                 value_stride());
-      } else {
-        for (Index i = 0; i < n; ++i) {
-          T* row = block.v + (j + i) * value_row();
-          std::copy_n(rows + i * v.token_stride, value_dim_, row);
-          std::fill(row + value_dim_, row + value_row(), T{});
-        }
+  /// Beside an odd last dim stands a zero, which kernels multiply by 0.
+  static void store_keys(T* keys, Range tokens, TokenRows<T> rows, Index dim,
+                         const simd::Kernels<Accumulator<T>>& kernels) {
+    const Index n = tokens.size();
+    if (n < fewest_in_a_run) {
+      for (Index i = 0; i < n; ++i) {
+        T* key = keys + (tokens.begin + i) * E;
+        const T* row = rows.data + i * rows.stride;
+        Index d = 0;
+        for (; d + E <= dim; d += E) std::copy_n(row + d, E, key + d * tile_keys);
+        if (d < dim) std::copy_n(std::array{row[d], T{}}.data(), E, key + d * tile_keys);
       }
-      return n;
+    } else if constexpr (std::is_same_v<T, Accumulator<T>>) {
+      kernels.transpose_keys(rows.data, rows.stride, n, dim, n, keys + tokens.begin);
+    } else {
+      kernels.transpose_stored(rows.data, rows.stride, n, dim, n, keys + tokens.begin * E);
     }
-    return 0;
+  }
+
+  /// Padding gets zeros, as does the value beside an odd last token: kernels multiply both by 0.
+  void store_value_pairs(T* values, Range tokens, TokenRows<T> rows, Index dim, Index written,
+                         const simd::Kernels<Accumulator<T>>& kernels) const {
+    while (!tokens.empty()) {
+      const Index j = tokens.begin;
+      T* pairs = values + j / E * value_stride();
+      // A kernel writes whole pairs: not where the other half is there and stays.
+      Index n = tokens.end < written ? round_down(tokens.size(), E) : tokens.size();
+      if (j % E == 0 && n > 0) {
+        kernels.interleave_pairs(rows.data, rows.stride, n, dim, pairs, value_stride());
+      } else {
+        n = 1;
+        for (Index c = 0; c < dim; ++c) pairs[c * E + j % E] = rows.data[c];
+        for (Index c = dim; c < round_up(dim, simd::padding); ++c) pairs[c * E + j % E] = T{};
+      }
+      rows.data += n * rows.stride;
+      tokens.begin += n;
+    }
   }
 
   Index head_dim_, value_dim_;
 };
 
 /// Stores the tokens of `positions`, k and v for all heads, converted to T, in the blocks that
-/// `block_at(head, tile)` names. Those there already, before `written`, keep their values.
+/// `block_at(head, tile)` names. Those there already, before `written`, keep their values. Throws
+/// nothing where isa() has not thrown.
 template <Scalar T, class BlockAt, class TK, class TV>
 void store_tokens(const BlockLayout<T>& layout, BlockAt&& block_at, Range positions, const TensorView<TK>& k,
                   const TensorView<TV>& v, Index written, const simd::Kernels<Accumulator<T>>& kernels) {
-  for (Index head = 0; head < k.heads; ++head) {
-    for (Index position = positions.begin; position < positions.end;) {
-      const Index tile = position / tile_keys, begin = tile * tile_keys;
-      const Index end = std::min(begin + tile_keys, positions.end);
-      layout.store(block_at(head, tile), {position - begin, end - begin}, k, v, position - positions.begin,
-                   head, written - begin, kernels);
-      position = end;
+  const RowConverter<std::remove_const_t<TK>, T> to_k;
+  const RowConverter<std::remove_const_t<TV>, T> to_v;
+  // All heads of a tile, then the next: they lie side by side in the caller's memory.
+  for (Index position = positions.begin; position < positions.end;) {
+    const Index tile = position / tile_keys, begin = tile * tile_keys;
+    const Range some = {position, std::min(begin + tile_keys, positions.end)};
+    for (Index head = 0; head < k.heads; ++head) {
+      const auto rows = [&](const auto& x) {
+        using X = std::remove_const_t<typename std::remove_cvref_t<decltype(x)>::value_type>;
+        const Index token = position - positions.begin;
+        return TokenRows<X>{x.at(0, token, head), x.token_stride,
+                            head + 1 < x.heads ? x.at(0, token, head + 1) : nullptr};
+      };
+      layout.store(block_at(head, tile), {some.begin - begin, some.end - begin}, rows(k), rows(v),
+                   written - begin, to_k, to_v, kernels);
     }
+    position = some.end;
   }
 }
 

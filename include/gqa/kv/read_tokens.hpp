@@ -8,43 +8,11 @@
 #include <type_traits>
 
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/row_converter.hpp"
 #include "gqa/kv/view.hpp"
 #include "gqa/simd/kernels.hpp"
 
 namespace gqa::detail {
-
-/// Converts runs of elements, each to the nearest To, every bit kept where the types agree.
-template <Scalar From, Scalar To>
-class RowConverter {
- public:
-  /// Throws std::invalid_argument where isa() does.
-  RowConverter() : from_(simd::convert_kernels<From>(isa())), to_(simd::convert_kernels<To>(isa())) {}
-
-  void operator()(const From* x, Index n, To* y) const {
-    if constexpr (std::is_same_v<From, To>) {
-      std::copy_n(x, n, y);
-    } else if constexpr (std::is_same_v<From, double> || std::is_same_v<To, double>) {
-      for (Index i = 0; i < n; ++i) y[i] = rounded_to<To>(x[i]);
-    } else if constexpr (std::is_same_v<To, float>) {
-      from_.widen(x, n, 1, y);
-    } else {
-      constexpr Index most = 64;
-      float wide[most];
-      for (Index begin = 0; begin < n; begin += most) {
-        const Index count = std::min(most, n - begin);
-        from_.widen(x + begin, count, 1, wide);
-        to_.narrow(wide, count, 1, y + begin);
-        // Outputs of attention have no negative zeros, so narrow() makes none.
-        for (Index i = 0; i < count; ++i)
-          if (wide[i] == 0) y[begin + i] = static_cast<To>(wide[i]);
-      }
-    }
-  }
-
- private:
-  simd::ConvertKernels<Accumulator<From>> from_;
-  simd::ConvertKernels<Accumulator<To>> to_;
-};
 
 /// Rows of the caller's, as many elements apart.
 template <class To>

@@ -71,11 +71,15 @@ class Sequence {
     return {{size_ - n, size_}, span_epoch_};
   }
 
+  /// Whether a span's tokens are here, and still the same.
+  bool holds(const Span& span) const {
+    const Range p = span.positions;
+    return span.epoch == span_epoch_ && p.begin >= 0 && p.begin <= p.end && p.end <= size_;
+  }
   void check_write(Index layer, const Span& span) const {
     check_layer(layer);
     const Range p = span.positions;
-    GQA_CHECK(span.epoch == span_epoch_ && p.begin >= 0 && p.begin <= p.end && p.end <= size_,
-              std::invalid_argument,
+    GQA_CHECK(holds(span), std::invalid_argument,
               "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the " << size_
                               << " of the cache");
     check_gap(layer, p);
@@ -119,9 +123,9 @@ class Sequence {
     std::fill(written_.begin(), written_.end(), n);
   }
 
-  /// The lengths of another one.
-  void copy_lengths(const Sequence& other) {
-    written_ = other.written_;
+  /// The lengths of another one of as many layers.
+  void copy_lengths(const Sequence& other) noexcept {
+    std::copy(other.written_.begin(), other.written_.end(), written_.begin());
     size_ = other.size_;
   }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstring>
-#include <iterator>
 #include <vector>
 
 #include "gqa/core/memory.hpp"
@@ -32,16 +32,31 @@ class Slabs {
   /// What would be allocated for this many tokens in all.
   Index bytes_for(Index tokens) const { return ceil_div(tokens, layout_.tokens()) * layout_.bytes(); }
 
-  /// Room for this many tokens in all. Throws std::bad_alloc; nothing has changed then.
-  void reserve(Index tokens) {
+  /// Memory that is yet to be added: empty, or a place for each slab with the new ones at the end.
+  using Growth = std::vector<AlignedArray<T>>;
+  /// What is missing for this many tokens in all. Throws std::bad_alloc.
+  Growth grow(Index tokens) const {
     const auto wanted = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    if (wanted <= slabs_.size()) return;
-    std::vector<Slab> more(wanted - slabs_.size());
-    for (Slab& slab : more) slab = allocate_aligned<T>(static_cast<std::size_t>(layout_.bytes()));
-    slabs_.reserve(wanted);
-    std::move(more.begin(), more.end(), std::back_inserter(slabs_));
+    if (wanted <= slabs_.size()) return {};
+    Growth more(wanted);
+    for (std::size_t i = slabs_.size(); i < wanted; ++i)
+      more[i] = allocate_aligned<T>(static_cast<std::size_t>(layout_.bytes()));
+    return more;
+  }
+  void add(Growth more) noexcept {
+    if (more.empty()) return;
+    std::move(slabs_.begin(), slabs_.end(), more.begin());
+    slabs_ = std::move(more);
   }
 
+  /// Room for this many tokens in all. Throws std::bad_alloc; nothing has changed then.
+  void reserve(Index tokens) { add(grow(tokens)); }
+
+  /// Gives back what is not needed for this many tokens.
+  void shrink(Index tokens) noexcept {
+    const auto wanted = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
+    if (wanted < slabs_.size()) slabs_.resize(wanted);
+  }
   void release() noexcept { slabs_ = std::vector<Slab>(); }
 
   /// Copies the first `tokens` of others of the same sizes. Throws std::bad_alloc; nothing has changed then.

@@ -137,7 +137,8 @@ template <class Acc>
 struct ConvertKernels {
   void (*widen)(const void* x, Index n, Acc factor, Acc* y);  // y = x * factor
   void (*narrow)(const Acc* x, Index n, Acc factor,
-                 void* y);  // y = x * factor + 0, so that no zero is negative
+                 void* y);                        // y = x * factor + 0, so that no zero is negative
+  void (*round)(const Acc* x, Index n, void* y);  // y = x: zeros keep their sign, NaNs nothing but theirs
 };
 
 /// How elements are stored, for memory whose type is known only when it is read: what stands in a tile, and

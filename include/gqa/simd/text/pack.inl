@@ -26,6 +26,23 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, void* t
   if (i < n) store_some(y + i, load_some<Acc>(x + i, n - i) * factor + Acc{0}, n - i);
 }
 
+/// Of 16 bits, every NaN is the quiet one of its sign: the sets' instructions would keep different payloads.
+template <class T>
+void round_row(const Accumulator<T>* x, Index n, void* to) {
+  using Acc = Accumulator<T>;
+  T* y = static_cast<T*>(to);
+  constexpr Index L = lanes<Acc>;
+  const auto quiet = [](Vec<Acc> v) __attribute__((always_inline)) {
+    if constexpr (sizeof(T) == 2)
+      return v == v ? v : bits_as<F32>((bits_as<U32>(v) & 0x80000000u) | 0x7fc00000u);
+    else
+      return v;
+  };
+  Index i = 0;
+  for (; i + L <= n; i += L) store_as(y + i, quiet(load_vec<Vec<Acc>>(x + i)));
+  if (i < n) store_some(y + i, quiet(load_some<Acc>(x + i, n - i)), n - i);
+}
+
 /// Lane l of the result is lane l of `low` where l has no bit `S`, else lane l - S of `high`; and the like
 /// for the other halves: lane l + S of `low`, or lane l of `high`.
 template <int S, class V, int... I>

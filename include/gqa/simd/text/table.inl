@@ -60,7 +60,7 @@ inline constexpr RowKernels<Acc> row_kernels_of = {
 };
 
 template <class T>
-inline constexpr ConvertKernels<Accumulator<T>> convert_kernels_of = {.widen = &widen_row<T>,
-                                                                      .narrow = &narrow_row<T>};
+inline constexpr ConvertKernels<Accumulator<T>> convert_kernels_of = {
+    .widen = &widen_row<T>, .narrow = &narrow_row<T>, .round = &round_row<T>};
 
 #endif
