@@ -6,3 +6,4 @@
 #include "gqa/kv/contiguous.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
+#include "gqa/kv/ring.hpp"

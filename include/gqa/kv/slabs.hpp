@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstring>
-#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "gqa/core/memory.hpp"
@@ -15,6 +16,8 @@ namespace gqa::detail {
 template <Scalar T>
 class Slabs {
  public:
+  using Slab = AlignedArray<T>;
+
   /// Takes nothing yet. Throws std::length_error where max_tokens of these sizes overflow.
   Slabs(const CacheShape& shape, Index max_tokens) : layout_(shape, slab_tiles) {
     checked_mul(layout_.bytes_per_token(), max_tokens, "max_tokens");
@@ -32,14 +35,24 @@ class Slabs {
   /// What would be allocated for this many tokens in all.
   Index bytes_for(Index tokens) const { return ceil_div(tokens, layout_.tokens()) * layout_.bytes(); }
 
+  bool has_room(Index tokens) const { return slabs_for(tokens) <= slabs_.size(); }
+  /// The memory for this many tokens in all, more than there is room for, without what has been taken
+  /// already. Throws std::bad_alloc.
+  std::vector<Slab> grown(Index tokens) const {
+    std::vector<Slab> slabs(slabs_for(tokens));
+    for (std::size_t i = slabs_.size(); i < slabs.size(); ++i)
+      slabs[i] = allocate_aligned<T>(static_cast<std::size_t>(layout_.bytes()));
+    return slabs;
+  }
+  /// Takes in what grown() gave.
+  void take(std::vector<Slab>&& grown) noexcept {
+    std::move(slabs_.begin(), slabs_.end(), grown.begin());
+    slabs_ = std::move(grown);
+  }
+
   /// Room for this many tokens in all. Throws std::bad_alloc; nothing has changed then.
   void reserve(Index tokens) {
-    const auto wanted = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    if (wanted <= slabs_.size()) return;
-    std::vector<Slab> more(wanted - slabs_.size());
-    for (Slab& slab : more) slab = allocate_aligned<T>(static_cast<std::size_t>(layout_.bytes()));
-    slabs_.reserve(wanted);
-    std::move(more.begin(), more.end(), std::back_inserter(slabs_));
+    if (!has_room(tokens)) take(grown(tokens));
   }
 
   void release() noexcept { slabs_ = std::vector<Slab>(); }
@@ -47,8 +60,7 @@ class Slabs {
   /// Copies the first `tokens` of others of the same sizes. Throws std::bad_alloc; nothing has changed then.
   void copy(const Slabs& other, Index tokens) {
     reserve(tokens);
-    const auto slabs = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    for (std::size_t i = 0; i < slabs; ++i)
+    for (std::size_t i = 0; i < slabs_for(tokens); ++i)
       std::memcpy(static_cast<void*>(slabs_[i].get()), static_cast<const void*>(other.slabs_[i].get()),
                   static_cast<std::size_t>(layout_.bytes()));
   }
@@ -61,7 +73,10 @@ class Slabs {
 
  private:
   static constexpr Index slab_tiles = 8;
-  using Slab = AlignedArray<T>;
+
+  std::size_t slabs_for(Index tokens) const {
+    return static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
+  }
 
   PageLayout<T> layout_;
   std::vector<Slab> slabs_;
