@@ -4,6 +4,7 @@
 
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
+#include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
 #include "gqa/kv/ring.hpp"
