@@ -162,6 +162,33 @@ TYPED_TEST(Ring, PartsShowEveryTokenOnce) {
   }
 }
 
+TYPED_TEST(Ring, RecentTokensBeginWhereTheSinksEnd) {
+  // Not where a packed tile may begin.
+  for (Index sinks : {1, 15, 16, 17, 63, 66}) {
+    auto config = this->small();
+    config.sinks = sinks;
+    RingCache<TypeParam> cache(config);
+    auto model = this->model_of(config);
+    while (model.size() < sinks + 2) model.add(cache, 2);
+    for (int round = 0; round < 2; ++round) {
+      const auto recent = cache.recent(1), first = cache.sinks(1);
+      std::vector<TypeParam> scratch(static_cast<std::size_t>(recent.scratch_bytes()) / sizeof(TypeParam));
+      EXPECT_EQ(first.scratch_bytes(), 0);
+      for (const auto* view : {&first, &recent}) {
+        const Range there = view->retained(0).hull();
+        for (Index p = there.begin; p < there.end; ++p)
+          for (Index head : {0, 1}) {
+            const test::Token token(*view, 0, head, p, scratch.data());
+            const Index id = model.tokens[static_cast<std::size_t>(p)];
+            for (Index d = 0; d < 7; ++d) ASSERT_EQ(token.k(d), model.value(id, 1, head, d, true)) << p;
+            for (Index d = 0; d < 5; ++d) ASSERT_EQ(token.v(d), model.value(id, 1, head, d, false)) << p;
+          }
+      }
+      model.add(cache, 30);
+    }
+  }
+}
+
 TYPED_TEST(Ring, TruncatesAsFarAsWindowsAreThere) {
   auto config = this->small();
   RingCache<TypeParam> cache(config);

@@ -41,7 +41,9 @@ class LayerView {
   Index num_kv_heads() const { return group_->shape().num_kv_heads; }
   Index head_dim() const { return group_->shape().head_dim; }
   Index value_dim() const { return group_->shape().value_dim; }
-  Index scratch_bytes() const { return 0; }
+  Index scratch_bytes() const {
+    return part_ == Part::recent && group_->sinks() % simd::padding != 0 ? group_->blocks().loose_bytes() : 0;
+  }
 
   Ranges retained(Index) const {
     check();
@@ -52,11 +54,14 @@ class LayerView {
     return Range{std::max(sinks, all[all.size() - 1].begin), end};
   }
 
-  KVTile tile(Index, Index kv_head, Range want, void*) const {
+  KVTile tile(Index, Index kv_head, Range want, void* scratch) const {
     check();
     const Index tile = want.begin / tile_keys;
-    return group_->blocks().tile(group_->block_at(layer_of_group_, kv_head, tile),
-                                 {want.begin % tile_keys, want.end - tile * tile_keys});
+    const Range tokens = {want.begin % tile_keys, want.end - tile * tile_keys};
+    const PackedBlock<T> block = group_->block_at(layer_of_group_, kv_head, tile);
+    if (tokens.begin % simd::padding != 0) [[unlikely]]  // behind the sinks
+      return group_->blocks().loose_tile(block, tokens, scratch);
+    return group_->blocks().tile(block, tokens);
   }
 
  private:

@@ -209,6 +209,7 @@ class LayeredState {
     const auto has_room = [&](const LayerGroup<T>& g) { return g.has_room(tokens); };
     if (std::all_of(groups_.begin(), groups_.end(), has_room)) return;
     std::vector<typename LayerGroup<T>::Memory> memory;
+    memory.reserve(groups_.size());
     for (const LayerGroup<T>& g : groups_) memory.push_back(g.grown(tokens));
     for (std::size_t i = 0; i < groups_.size(); ++i) groups_[i].take(std::move(memory[i]));
   }
