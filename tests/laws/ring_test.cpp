@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "gqa/attention_weights.hpp"
 #include "laws/windowed_case.hpp"
 
 namespace gqa {
@@ -97,6 +98,24 @@ TEST(RingLawAtLength, ThreadsChangeNoBit) {
   attention(pool, TensorView<const float>(q.data(), 2, 2, 32), cache, TensorView<float>(out.data(), 2, 2, 32),
             test::mask_of(layer));
   EXPECT_EQ(out, expected.out);
+}
+
+TEST(RingLawAtLength, WeightsOfDroppedTokensAreZero) {
+  // What reads rows of scores skips the hole between the sinks and the rest, too.
+  const CacheLayer layer{1, 16, 16, 100, 5};
+  RingCache<float> cache({.window = 100, .sinks = 5, .max_span = 30, .num_kv_heads = 1, .head_dim = 16});
+  TokenModel<float> model({layer});
+  auto all = test::unbounded(model, 700);
+  while (model.size() < 690) model.add(cache, 30);
+  test::follow(model, all);
+  const auto q = test::random_values<float>(9, 30 * 2 * 16);
+  const TensorView<const float> queries(q.data(), 30, 2, 16);
+  const std::vector<Index> tokens = {0, 17, 29}, heads = {0, 1};
+  const WeightRows rows{.tokens = tokens, .q_heads = heads};
+  const auto of_ring = attention_weights(queries, cache, rows, test::mask_of(layer));
+  const auto of_all = attention_weights(queries, all[0], rows, test::mask_of(layer));
+  ASSERT_EQ(of_ring.dimension(2), 690);
+  for (Index i = 0; i < of_all.size(); ++i) ASSERT_EQ(of_ring.data()[i], of_all.data()[i]) << i;
 }
 
 double norm(const std::vector<double>& x) {
