@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "gqa/attention_weights.hpp"
 #include "laws/windowed_case.hpp"
@@ -63,6 +64,29 @@ TYPED_TEST(RingLaw, SpansLongerThanTheWindow) {
                                   .head_dim = 16,
                                   .value_dim = 16},
                                  3000, 3);
+}
+
+TYPED_TEST(RingLaw, NaNsThatNoWindowReachesLeaveNoTrace) {
+  // Slots are used again without being cleared; tiles are kept whole.
+  using T = TypeParam;
+  const CacheLayer layer{1, 9, 7, 50, 3};
+  const auto config = typename RingCache<T>::Config{
+      .window = 50, .sinks = 3, .max_span = 21, .num_kv_heads = 1, .head_dim = 9, .value_dim = 7};
+  RingCache<T> with(config), without(config);
+  const auto x = test::random_values<T>(1, 21 * 9);
+  const std::vector<T> nan(x.size(), std::numeric_limits<T>::quiet_NaN());
+  test::Random random(1);
+  while (with.size() < 700) {
+    const Index n = with.size() == 0 ? 3 : random.integer(1, 21);
+    const bool dirty = with.size() > 0 && with.size() < 300;
+    const T* const data = dirty ? nan.data() : x.data();
+    with.append(TensorView<const T>(data, n, 1, 9), TensorView<const T>(data, n, 1, 7));
+    without.append(TensorView<const T>(x.data(), n, 1, 9), TensorView<const T>(x.data(), n, 1, 7));
+    if (with.size() - n < 321 + 50) continue;
+    ASSERT_TRUE(same(test::last_queries<T>(with.layer(0), layer, n, 2),
+                     test::last_queries<T>(without.layer(0), layer, n, 2)))
+        << with.size();
+  }
 }
 
 TEST(RingLawAtLength, TwentyThousandTokensInConstantMemory) {

@@ -49,8 +49,9 @@ class RingCache : public detail::LayeredCache<T, G, D> {
   /// contradicts the template's, std::length_error where they overflow.
   explicit RingCache(const Config& config) : Base(checked(config)) {}
 
-  /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans, views and
-  /// checkpoints stay those of the first. Throws std::bad_alloc.
+  /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans and views
+  /// stay those of the first: truncate the clone to what all layers have before you extend it, where it was
+  /// taken between extend() and the last write(). Throws std::bad_alloc.
   RingCache clone() const { return RingCache(this->state("clone")); }
 
   Index window() const { return this->of_first(&CacheLayer::window); }

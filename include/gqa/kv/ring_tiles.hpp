@@ -98,7 +98,7 @@ class RingTiles {
   Index first_kept() const { return first_ * tile_keys; }
 
   Index window_, sinks_, sink_tiles_, slots_;
-  Index first_;  // tile behind the sinks that is there; those before it are dropped
+  Index first_;  // tile that is there behind the sinks' own; those between are dropped
   PageLayout<T> layout_;
   AlignedArray<T> memory_;
 };
