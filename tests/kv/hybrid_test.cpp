@@ -173,8 +173,12 @@ TYPED_TEST(Hybrid, CheckpointsCopyWindowsAlone) {
   cache.restore(checkpoint);
   model.tokens = tokens;
   model.expect_in(cache);
-  cache.clear();
+  model.truncate(cache, 900);  // and write nothing
   EXPECT_THROW(cache.restore(checkpoint), std::invalid_argument);
+  EXPECT_EQ(cache.size(), 900);
+  const auto shorter = cache.checkpoint();
+  cache.clear();
+  EXPECT_THROW(cache.restore(shorter), std::invalid_argument);
 }
 
 TYPED_TEST(Hybrid, RefusesCheckpointsThatItCannotRestore) {
