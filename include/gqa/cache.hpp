@@ -6,6 +6,8 @@
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"
 #include "gqa/kv/cross.hpp"
+#include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
 #include "gqa/kv/paged.hpp"
+#include "gqa/kv/ring.hpp"

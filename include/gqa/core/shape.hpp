@@ -43,7 +43,7 @@ constexpr Index round_down(Index a, Index multiple) { return a / multiple * mult
 
 /// `a * b` for sizes; throws std::length_error naming `what` when the product
 /// does not fit an Index.
-inline Index checked_mul(Index a, Index b, const char* what) {
+constexpr Index checked_mul(Index a, Index b, const char* what) {
   Index product = 0;
   GQA_CHECK(!__builtin_mul_overflow(a, b, &product), std::length_error,
             what << ": the size " << a << " * " << b << " overflows");
@@ -52,7 +52,7 @@ inline Index checked_mul(Index a, Index b, const char* what) {
 
 /// `a + b` for sizes; throws std::length_error naming `what` when the sum does
 /// not fit an Index.
-inline Index checked_add(Index a, Index b, const char* what) {
+constexpr Index checked_add(Index a, Index b, const char* what) {
   Index sum = 0;
   GQA_CHECK(!__builtin_add_overflow(a, b, &sum), std::length_error,
             what << ": the size " << a << " + " << b << " overflows");

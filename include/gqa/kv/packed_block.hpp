@@ -51,6 +51,25 @@ class BlockLayout {
     return {.k = tile_side(k, tile_keys * E), .v = tile_side(v, value_stride()), .size = want.size()};
   }
 
+  /// The first of the tokens `want`, up to where a packed tile may begin, as rows in memory of loose_bytes().
+  KVTile loose_tile(const PackedBlock<T>& block, Range want, void* memory) const {
+    const Index size = std::min(round_up(want.begin, simd::padding), want.end) - want.begin;
+    T* const k = static_cast<T*>(memory);
+    T* const v = k + simd::padding * head_dim_;
+    for (Index t = 0; t < size; ++t) {
+      const Index j = want.begin + t;
+      for (Index d = 0; d < head_dim_; ++d)
+        k[t * head_dim_ + d] = block.k[(d / E * tile_keys + j) * E + d % E];
+      for (Index c = 0; c < value_dim_; ++c)
+        v[t * value_dim_ + c] = block.v[j / E * value_stride() + c * E + j % E];
+    }
+    return {.k = tile_side<T>(k, head_dim_),
+            .v = tile_side<T>(v, value_dim_),
+            .size = size,
+            .layout = TileLayout::token_major};
+  }
+  Index loose_bytes() const { return simd::padding * (head_dim_ + value_dim_) * Index{sizeof(T)}; }
+
   /// Stores a row for each of `tokens` of a block, converted to T. Of the block's tokens those before
   /// `written` are there already, and keep their values where they are others.
   template <Scalar TK, Scalar TV>

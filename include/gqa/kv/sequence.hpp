@@ -123,10 +123,19 @@ class Sequence {
     std::fill(written_.begin(), written_.end(), n);
   }
 
+  /// The fewest tokens that a layer has.
+  Index written_everywhere() const { return *std::min_element(written_.begin(), written_.end()); }
+
   /// The lengths of another one of as many layers.
   void copy_lengths(const Sequence& other) noexcept {
     std::copy(other.written_.begin(), other.written_.end(), written_.begin());
     size_ = other.size_;
+  }
+
+  /// Has the lengths of another one of as many layers. Spans of before are no longer valid.
+  void restore(const Sequence& other) noexcept {
+    copy_lengths(other);
+    span_epoch_ = next_epoch();
   }
 
  private:

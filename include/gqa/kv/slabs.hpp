@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "gqa/core/memory.hpp"
@@ -15,6 +16,8 @@ namespace gqa::detail {
 template <Scalar T>
 class Slabs {
  public:
+  using Slab = AlignedArray<T>;
+
   /// Takes nothing yet. Throws std::length_error where max_tokens of these sizes overflow.
   Slabs(const CacheShape& shape, Index max_tokens) : layout_(shape, slab_tiles) {
     checked_mul(layout_.bytes_per_token(), max_tokens, "max_tokens");
@@ -32,14 +35,14 @@ class Slabs {
   /// What would be allocated for this many tokens in all.
   Index bytes_for(Index tokens) const { return ceil_div(tokens, layout_.tokens()) * layout_.bytes(); }
 
+  bool has_room(Index tokens) const { return slabs_for(tokens) <= slabs_.size(); }
   /// Memory that is yet to be added: empty, or a place for each slab with the new ones at the end.
-  using Growth = std::vector<AlignedArray<T>>;
+  using Growth = std::vector<Slab>;
   /// What is missing for this many tokens in all. Throws std::bad_alloc.
   Growth grow(Index tokens) const {
-    const auto wanted = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    if (wanted <= slabs_.size()) return {};
-    Growth more(wanted);
-    for (std::size_t i = slabs_.size(); i < wanted; ++i)
+    if (has_room(tokens)) return {};
+    Growth more(slabs_for(tokens));
+    for (std::size_t i = slabs_.size(); i < more.size(); ++i)
       more[i] = allocate_aligned<T>(static_cast<std::size_t>(layout_.bytes()));
     return more;
   }
@@ -54,16 +57,14 @@ class Slabs {
 
   /// Gives back what is not needed for this many tokens.
   void shrink(Index tokens) noexcept {
-    const auto wanted = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    if (wanted < slabs_.size()) slabs_.resize(wanted);
+    if (slabs_for(tokens) < slabs_.size()) slabs_.resize(slabs_for(tokens));
   }
   void release() noexcept { slabs_ = std::vector<Slab>(); }
 
   /// Copies the first `tokens` of others of the same sizes. Throws std::bad_alloc; nothing has changed then.
   void copy(const Slabs& other, Index tokens) {
     reserve(tokens);
-    const auto slabs = static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
-    for (std::size_t i = 0; i < slabs; ++i)
+    for (std::size_t i = 0; i < slabs_for(tokens); ++i)
       std::memcpy(static_cast<void*>(slabs_[i].get()), static_cast<const void*>(other.slabs_[i].get()),
                   static_cast<std::size_t>(layout_.bytes()));
   }
@@ -76,7 +77,10 @@ class Slabs {
 
  private:
   static constexpr Index slab_tiles = 8;
-  using Slab = AlignedArray<T>;
+
+  std::size_t slabs_for(Index tokens) const {
+    return static_cast<std::size_t>(ceil_div(tokens, layout_.tokens()));
+  }
 
   PageLayout<T> layout_;
   std::vector<Slab> slabs_;
