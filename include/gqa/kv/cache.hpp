@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/cache_concept.hpp"
 #include "gqa/kv/read_tokens.hpp"
 #include "gqa/kv/sequence.hpp"
@@ -258,6 +260,8 @@ class KVCache {
   }
 
  private:
+  friend struct detail::CacheBlocks<KVCache>;
+
   explicit KVCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   static detail::Slabs<T> sizes(const Config& c) {
@@ -288,6 +292,45 @@ class KVCache {
   }
 
   std::shared_ptr<State> state_;  // null: moved from
+};
+
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<KVCache<T, G, D, Dv>> {
+  using Cache = KVCache<T, G, D, Dv>;
+  using Scalar = T;
+
+  static Index num_layers(const Cache& c) { return c.state("packing").slabs.shape().num_layers; }
+  static LayerShape shape(const Cache& c, Index) {
+    const CacheShape& shape = c.state_->slabs.shape();
+    return {shape.num_kv_heads, shape.head_dim, shape.value_dim};
+  }
+  static Ranges retained(const Cache& c, Index layer) { return Range{0, c.state_->sequence.written(layer)}; }
+  static PackedBlock<T> block_at(const Cache& c, Index layer, Index head, Index tile) {
+    return c.state_->slabs.block_at(layer, head, tile);
+  }
+
+  static Slabs<T> stage(const Cache& c, std::span<const Ranges> retained) {
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      GQA_CHECK(retained[layer].size() == 1 && retained[layer][0].begin == 0, format_error,
+                "layer " << layer << " retains tokens " << retained[layer][0].begin << " to "
+                         << retained[layer].hull().end << " in " << retained[layer].size()
+                         << " ranges, expected all from token 0 on");
+    const Index tokens = tokens_of(retained), most = c.state_->sequence.max_tokens();
+    GQA_CHECK(tokens <= most, std::length_error,
+              "restore: " << tokens << " tokens, but the cache holds at most " << most);
+    Slabs<T> staged = c.state_->slabs.like();
+    staged.reserve(tokens);
+    return staged;
+  }
+  static PackedBlock<T> block_at(const Slabs<T>& staged, Index layer, Index head, Index tile) {
+    return staged.block_at(layer, head, tile);
+  }
+  static void adopt(Cache& c, Slabs<T>&& staged, std::span<const Ranges> retained) noexcept {
+    c.state_->slabs = std::move(staged);
+    c.state_->sequence.clear();
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      c.state_->sequence.set_written(static_cast<Index>(layer), retained[layer][0].end);
+  }
 };
 
 }  // namespace gqa

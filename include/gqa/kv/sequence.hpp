@@ -104,6 +104,12 @@ class Sequence {
     view_epoch_ = next_epoch();
   }
 
+  /// A layer has its first n tokens, and so the sequence at least those.
+  void set_written(Index layer, Index n) noexcept {
+    written_[static_cast<std::size_t>(layer)] = n;
+    size_ = std::max(size_, n);
+  }
+
   /// The lengths of another one.
   void copy_lengths(const Sequence& other) {
     written_ = other.written_;
