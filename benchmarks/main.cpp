@@ -41,12 +41,12 @@ void time(benchmark::State& state, const Row& row, Machine& machine, Store& stor
   const auto start = std::chrono::steady_clock::now();
   for (auto _ : state) subject->run(pool);
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const double seconds = elapsed.count() / static_cast<double>(state.iterations());
 
   state.counters["bytes"] = row.bytes;
   state.counters["flops"] = row.flops;
   if (machine.measured()) {
     const Speeds after = probe();
-    const double seconds = elapsed.count() / static_cast<double>(state.iterations());
     const double floor =
         floor_seconds(row, {(before.bytes + after.bytes) / 2, (before.flops + after.flops) / 2});
     Speeds best = machine.best(row.threads, row.footprint, bf16);
@@ -58,6 +58,7 @@ void time(benchmark::State& state, const Row& row, Machine& machine, Store& stor
       state.counters["matrix_unit_floor_ms"] = 1e3 * floor_seconds(row, best);
   }
   for (const auto& [key, value] : row.counters) state.counters[key] = value;
+  for (const auto& [key, value] : subject->measure(seconds)) state.counters[key] = value;
   state.SetLabel(row.footprint <= 0.5 * static_cast<double>(machine.last_cache()) ? "in cache"
                                                                                   : "from memory");
 }

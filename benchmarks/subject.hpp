@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -21,6 +22,8 @@ class Subject {
   virtual void run(Eigen::ThreadPool* pool) = 0;
   /// Runs it and compares with the oracle: empty, or what is wrong.
   virtual std::string check(Eigen::ThreadPool* pool) = 0;
+  /// What else a row shows that took `seconds` a run, measured now.
+  virtual std::map<std::string, double> measure(double /*seconds*/) { return {}; }
   /// Writes the output as floats, tokens x heads x dim.
   virtual void save_output(const std::string&) const { throw std::logic_error("this case has no output"); }
 };

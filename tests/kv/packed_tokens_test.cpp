@@ -157,6 +157,7 @@ TYPED_TEST(PackedTokens, AreTheBlocksAndZeros) {
 
 TYPED_TEST(PackedTokens, OfLayersThatDiffer) {
   using T = TypeParam;
+  constexpr Index E = std::is_same_v<T, bfloat16> ? 2 : 1;
   Mixed<T> cache{{{{1, 3, 5}, {Range{0, 4}, Range{130, 300}}},
                   {{3, 8, 16}, {Range{0, 70}, Range{80, 90}, Range{127, 128}}},
                   {{2, 1, 1}, Range{64, 65}},
@@ -164,17 +165,19 @@ TYPED_TEST(PackedTokens, OfLayersThatDiffer) {
                  {}};
   for (Index layer = 0; layer < 4; ++layer) {
     const auto& l = cache.layers[static_cast<std::size_t>(layer)];
-    const detail::BlockLayout<T> layout(l.shape.head_dim, l.shape.value_dim);
+    const Index row = (l.shape.value_dim + 15) / 16 * 16;
     for (const Range r : l.retained) {
       for (Index head = 0; head < l.shape.num_kv_heads; ++head) {
         for (Index t = r.begin; t < r.end; ++t) {
-          std::vector<T> k, v;
-          for (Index d = 0; d < l.shape.head_dim; ++d) k.push_back(cache.value(layer, head, t, d));
-          for (Index d = 0; d < l.shape.value_dim; ++d) v.push_back(cache.value(layer, head, t, 1000 + d));
-          layout.store(cache.block_at(layer, head, t / 64), {t % 64, t % 64 + 1},
-                       TensorView<const T>(k.data(), 1, 1, l.shape.head_dim),
-                       TensorView<const T>(v.data(), 1, 1, l.shape.value_dim), 0, 0, t % 64,
-                       simd::kernels<T>(isa()));
+          const PackedBlock<T> block = cache.block_at(layer, head, t / 64);
+          const Index j = t % 64;
+          // With what stands beside and after the dims of a token.
+          for (Index d = 0; d < (l.shape.head_dim + E - 1) / E * E; ++d)
+            block.k[(d / E * 64 + j) * E + d % E] =
+                d < l.shape.head_dim ? cache.value(layer, head, t, d) : T{};
+          for (Index d = 0; d < row; ++d)
+            block.v[j / E * E * row + d * E + j % E] =
+                d < l.shape.value_dim ? cache.value(layer, head, t, 1000 + d) : T{};
         }
       }
     }

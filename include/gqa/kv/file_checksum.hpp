@@ -2,6 +2,11 @@
 #pragma once
 
 #include <xxhash.h>
+#ifdef GQA_XXHASH_DISPATCH  // by gqa::files, where the library chooses an instruction set at run time
+#define XXH_DISPATCH_DISABLE_REPLACE
+#include <xxh_x86dispatch.h>
+#undef XXH_DISPATCH_DISABLE_REPLACE
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +20,11 @@ namespace gqa::detail {
 
 /// XXH3, 64 bits.
 inline std::uint64_t checksum_of(std::span<const std::byte> bytes) {
+#ifdef GQA_XXHASH_DISPATCH
+  return XXH3_64bits_dispatch(bytes.data(), bytes.size());
+#else
   return XXH3_64bits(bytes.data(), bytes.size());
+#endif
 }
 
 /// The same of bytes that come in pieces.
@@ -26,7 +35,13 @@ class RunningChecksum {
     if (state_ == nullptr) throw std::bad_alloc();
     XXH3_64bits_reset(state_.get());
   }
-  void add(std::span<const std::byte> bytes) { XXH3_64bits_update(state_.get(), bytes.data(), bytes.size()); }
+  void add(std::span<const std::byte> bytes) {
+#ifdef GQA_XXHASH_DISPATCH
+    XXH3_64bits_update_dispatch(state_.get(), bytes.data(), bytes.size());
+#else
+    XXH3_64bits_update(state_.get(), bytes.data(), bytes.size());
+#endif
+  }
   std::uint64_t value() const { return XXH3_64bits_digest(state_.get()); }
 
  private:
