@@ -213,6 +213,35 @@ TYPED_TEST(CacheFile, OfAnotherCacheIsRefused) {
   EXPECT_EQ(fits.size(), 70);
 }
 
+/// Files of version 1, as they were when it was new: who changes what is written gives it another number.
+TEST(CacheFileVersion, OldFilesAreRead) {
+  const auto folder = std::filesystem::path(__FILE__).parent_path() / "../fuzz/file_reader_corpus";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "built elsewhere";
+  const auto check = [&]<class T>(T, const char* name, Index first, Index second) {
+    const test::FileShape shape = {.layers = 2, .heads = 1, .dim = 3, .value_dim = 2, .capacity = 200};
+    auto cache = cache_of<T>(shape);
+    restore(cache, folder / name);
+    ASSERT_EQ(cache.size(), first) << name;
+    const auto value = [](Index i) { return static_cast<T>(static_cast<float>(i % 37) * 0.25f - 4); };
+    for (const Index layer : {0, 1}) {
+      const Index n = layer == 0 ? first : second;
+      ASSERT_EQ(cache.layer(layer).retained(0), (Range{0, n})) << name;
+      std::vector<T> k(static_cast<std::size_t>(n * 3)), v(static_cast<std::size_t>(n * 2));
+      cache.read(layer, {0, n}, TensorView<T>(k.data(), n, 1, 3), TensorView<T>(v.data(), n, 1, 2));
+      for (Index i = 0; i < n * 3; ++i) EXPECT_EQ(k[static_cast<std::size_t>(i)], value(i)) << name;
+      for (Index i = 0; i < n * 2; ++i) EXPECT_EQ(v[static_cast<std::size_t>(i)], value(i)) << name;
+    }
+    const Folder again;
+    save(cache, again / "again");
+    EXPECT_TRUE(test::read_bytes(again / "again") == test::read_bytes(folder / name)) << name;
+  };
+  check(float{}, "f32", 5, 5);
+  check(double{}, "f64", 1, 1);
+  check(half{}, "f16", 70, 64);
+  check(bfloat16{}, "bf16", 33, 33);
+  check(float{}, "empty", 0, 0);
+}
+
 TEST(CacheFileErrors, NameThePath) {
   const Folder folder;
   auto cache = with_tokens(cache_of<float>({}), 5, 1);

@@ -71,7 +71,8 @@ TYPED_TEST(Mapped, IsReadAsTheCacheItself) {
       EXPECT_EQ(view.retained(0), Ranges(Range{0, tokens}));
       for (Index head = 0; head < 3; ++head) {
         for (Index t = 0; t < tokens; ++t) {
-          const test::Token is(view, 0, head, t), expected(of_cache, 0, head, t);
+          const test::Token is(view, 0, head, t);
+          const test::Token expected(of_cache, 0, head, t);
           for (Index d = 0; d < 7; ++d) ASSERT_EQ(is.k(d), expected.k(d)) << layer << ", token " << t;
           for (Index d = 0; d < 5; ++d) ASSERT_EQ(is.v(d), expected.v(d)) << layer << ", token " << t;
         }
