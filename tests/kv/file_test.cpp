@@ -260,6 +260,7 @@ TEST(CacheFileErrors, NameThePath) {
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_NE(says([&] { save(cache, pipe); }).find(pipe.string()), std::string::npos);
   EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  EXPECT_NE(says([&] { restore(cache, pipe); }).find(pipe.string()), std::string::npos);
   EXPECT_NE(says([&] { save(cache, "/dev/null"); }).find("/dev/null"), std::string::npos);
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
   EXPECT_NE(says([&] { restore(cache, "/dev/null"); }).find("/dev/null"), std::string::npos);

@@ -61,7 +61,7 @@ inline void check_checksum(const PackedLayer& packed, std::uint64_t sum, Index l
 
 template <Scalar T>
 void check_type(const PackedHeader& header) {
-  GQA_CHECK(header.type == &packed_type<T>, format_error,
+  GQA_CHECK(header.type->name == scalar_name<T>(), format_error,
             "header, byte 24: the dtype is " << header.type->name << ", expected " << scalar_name<T>());
 }
 
@@ -69,8 +69,9 @@ void check_type(const PackedHeader& header) {
 
 /// Writes what a cache holds, as far as each layer is written, to a file: under another name in the same
 /// directory, flushed, then renamed. Where that fails, or the process is killed, a file that had the name is
-/// as it was. The same tokens are the same bytes, whatever the cache went through. Throws std::system_error
-/// naming the path, std::invalid_argument for a cache that was moved from, std::bad_alloc.
+/// as it was; a killed one leaves the other name behind, path.PID-N.tmp. The same tokens are the same bytes,
+/// whatever the cache went through. Throws std::system_error naming the path, std::invalid_argument for a
+/// cache that was moved from, std::bad_alloc.
 ///
 /// A cache may be saved by several threads while others read it; not while it is written.
 template <detail::PackableCache C>

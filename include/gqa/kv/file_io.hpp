@@ -31,7 +31,9 @@ namespace gqa::detail {
 /// An open file, closed at the end. Its calls throw std::system_error naming the path.
 class File {
  public:
-  File(std::filesystem::path path, int flags) : path_(std::move(path)), descriptor_(open(path_, flags)) {
+  /// Does not wait for who would write to a pipe.
+  File(std::filesystem::path path, int flags)
+      : path_(std::move(path)), descriptor_(open(path_, flags | O_NONBLOCK)) {
     if (descriptor_ < 0) fail_on(path_, "cannot open", errno);
   }
   File(File&& other) noexcept
@@ -144,20 +146,20 @@ class Replacement {
 
   File& file() { return file_; }
 
-  /// Makes it the file of the path, for good.
+  /// Makes it the file of the path, for good. Where the last step alone fails, the flush of the directory
+  /// that holds the name, it is there, and the error says so.
   void commit() {
+    const std::filesystem::path parent = path_.has_parent_path() ? path_.parent_path() : ".";
+    const File directory(parent, O_RDONLY | O_DIRECTORY);
     struct ::stat old {};
     if (::stat(path_.c_str(), &old) == 0) ::fchmod(file_.descriptor(), old.st_mode & 0777);
     file_.flush();
     file_.close();
     if (::rename(file_.path().c_str(), path_.c_str()) != 0) fail_on(path_, "cannot replace", errno);
     replaced_ = true;
-    // The name is flushed with its directory. Not every file system can do that.
-    const std::filesystem::path parent = path_.has_parent_path() ? path_.parent_path() : ".";
-    File directory(parent, O_RDONLY | O_DIRECTORY);
     while (::fsync(directory.descriptor()) != 0) {
-      if (errno == EINVAL || errno == ENOTSUP) break;
-      if (errno != EINTR) fail_on(path_, "replaced, but not flushed:", errno);
+      if (errno == EINVAL || errno == ENOTSUP) break;  // not every file system can do that
+      if (errno != EINTR) fail_on(path_, "replaced, but its directory not flushed:", errno);
     }
   }
 
