@@ -187,6 +187,33 @@ TYPED_TEST(FileDamage, ALyingHeader) {
   this->expect_unchanged();
 }
 
+/// Found by the fuzzer: what has no tokens could have any number of heads.
+TYPED_TEST(FileDamage, AbsurdSizesOfAnEmptyLayer) {
+  using T = TypeParam;
+  save(cache_of<T>(small), this->path_);
+  const Bytes bytes = test::read_bytes(this->path_);
+  for (const std::size_t at : {64u, 72u, 80u}) {
+    for (const std::int64_t lie :
+         {(std::int64_t{1} << 20) + 1, std::int64_t{1} << 40, std::int64_t{1} << 55}) {
+      Bytes lying = bytes;
+      std::memcpy(lying.data() + at, &lie, 8);
+      sign(lying);
+      test::write_bytes(this->path_, lying);
+      EXPECT_THROW(MappedPrefix<T>(this->path_, {.verify = false}), format_error) << lie << " at " << at;
+      EXPECT_THROW((void)describe_file(this->path_), format_error) << lie << " at " << at;
+    }
+  }
+}
+
+/// Nor can such a cache be saved.
+TEST(FileSizes, BeyondTheFormatAreRefused) {
+  const Folder folder;
+  const KVCache<float> cache(
+      {.max_tokens = 1, .num_layers = 1, .num_kv_heads = (Index{1} << 20) + 1, .head_dim = 1});
+  EXPECT_THROW(save(cache, folder / "cache"), std::length_error);
+  EXPECT_EQ(folder.num_files(), 0u);
+}
+
 TYPED_TEST(FileDamage, AnotherTypeThatIsAsLong) {
   for (const char* name : {"f32", "f64", "f16", "bf16", "", "f32x", "bf16\0x"}) {
     Bytes lying = this->bytes_;

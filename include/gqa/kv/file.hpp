@@ -71,7 +71,8 @@ void check_type(const PackedHeader& header) {
 /// directory, flushed, then renamed. Where that fails, or the process is killed, a file that had the name is
 /// as it was; a killed one leaves the other name behind, path.PID-N.tmp. The same tokens are the same bytes,
 /// whatever the cache went through. Throws std::system_error naming the path, std::invalid_argument for a
-/// cache that was moved from, std::bad_alloc.
+/// cache that was moved from, std::length_error for more than 2^16 layers or 2^20 heads or dims,
+/// std::bad_alloc.
 ///
 /// A cache may be saved by several threads while others read it; not while it is written.
 template <detail::PackableCache C>

@@ -55,6 +55,8 @@ static_assert(sizeof(LayerRecord) == 120 && std::is_trivially_copyable_v<LayerRe
 
 /// More than any model has, and few enough that a header is small.
 inline constexpr std::uint64_t most_layers = 65536;
+/// The same of heads and dims: of a layer without tokens, no byte would contradict them.
+inline constexpr Index most_of_a_size = Index{1} << 20;
 
 constexpr Index header_bytes(Index num_layers) {
   return round_up(Index{sizeof(FilePrefix)} + num_layers * Index{sizeof(LayerRecord)} + 8, section_alignment);
@@ -83,6 +85,10 @@ std::vector<std::byte> encode(const PackedHeader& header, Checksum&& checksum) {
   std::memcpy(bytes.data(), &prefix, sizeof prefix);
   for (std::size_t i = 0; i < header.layers.size(); ++i) {
     const PackedLayer& layer = header.layers[i];
+    const auto [num_kv_heads, head_dim, value_dim] = layer.shape;
+    GQA_CHECK(std::max({num_kv_heads, head_dim, value_dim}) <= most_of_a_size, std::length_error,
+              "layer " << i << " is " << num_kv_heads << " x " << head_dim << " and x " << value_dim
+                       << ", expected at most " << most_of_a_size << " each");
     LayerRecord record{};
     record.num_kv_heads = layer.shape.num_kv_heads;
     record.head_dim = layer.shape.head_dim;
@@ -142,6 +148,8 @@ inline PackedLayer decode(const LayerRecord& record, Index layer, Index where) {
     GQA_CHECK(holds, format_error, "header, byte " << where << ": layer " << layer << ": " << what);
   };
   check(record.num_kv_heads > 0 && record.head_dim > 0 && record.value_dim >= 0, "a size is not positive");
+  check(std::max({record.num_kv_heads, record.head_dim, record.value_dim}) <= most_of_a_size,
+        "a size is larger than 2^20");
   check(record.num_ranges >= 1 && record.num_ranges <= Ranges::most, "the number of ranges is not 1 to 4");
   PackedLayer packed;
   packed.shape = {record.num_kv_heads, record.head_dim, record.value_dim};
