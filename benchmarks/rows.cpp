@@ -72,6 +72,9 @@ std::vector<Row> all_rows(const Machine& machine) {
     }
   };
   std::ranges::move(cache_rows(), std::back_inserter(rows));
+#ifdef BENCH_FILES
+  std::ranges::move(file_rows(), std::back_inserter(rows));
+#endif
 
   for (Dtype dtype : all_dtypes) {
     for (Index G : {32, 8, 1})  // MHA, GQA, MQA

@@ -40,6 +40,7 @@ std::vector<Row> all_rows(const Machine& machine);
 /// One subject a function. First those that are not attention: filling and growing a cache, rotating queries
 /// and keys.
 std::vector<Row> cache_rows();
+std::vector<Row> file_rows();  ///< where xxHash is
 std::vector<Row> rope_rows();
 std::vector<Row> block_rows(const Machine& machine);
 std::vector<Row> score_rows(const Machine& machine);

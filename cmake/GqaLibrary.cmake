@@ -1,4 +1,5 @@
-# The targets gqa::gqa (the headers) and gqa::compiled (the kernels compiled once), and their installation.
+# The targets gqa::gqa (the headers), gqa::compiled (the kernels compiled once) and gqa::files (where xxHash is), and
+# their installation.
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 include("${CMAKE_CURRENT_LIST_DIR}/GqaEigen.cmake")
@@ -17,6 +18,8 @@ add_library(gqa::gqa ALIAS gqa)
 target_sources(gqa INTERFACE FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${gqa_headers})
 target_compile_features(gqa INTERFACE cxx_std_20)
 target_link_libraries(gqa INTERFACE Eigen3::Eigen)
+# Found anew where the package is used, for it is nothing but a way to name xxHash.
+include("${CMAKE_CURRENT_LIST_DIR}/GqaFiles.cmake")
 
 # The same headers with what takes longest of them compiled already, split so that cores share the work. Who links it
 # sees GQA_COMPILED; its own sources do not.
@@ -43,7 +46,7 @@ configure_package_config_file(cmake/gqaConfig.cmake.in "${PROJECT_BINARY_DIR}/gq
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake" COMPATIBILITY SameMinorVersion
                                  ${gqa_package_arch})
 install(FILES "${PROJECT_BINARY_DIR}/gqaConfig.cmake" "${PROJECT_BINARY_DIR}/gqaConfigVersion.cmake"
-              cmake/GqaEigen.cmake cmake/GqaBuildType.cmake DESTINATION "${gqa_package_dir}")
+              cmake/GqaEigen.cmake cmake/GqaBuildType.cmake cmake/GqaFiles.cmake DESTINATION "${gqa_package_dir}")
 # All headers in one file, made when it is installed.
 install(CODE "execute_process(COMMAND \"${CMAKE_COMMAND}\" -D \"INCLUDE_DIR=${PROJECT_SOURCE_DIR}/include\"
   -D \"VERSION=${PROJECT_VERSION}\" -D \"OUTPUT=${PROJECT_BINARY_DIR}/gqa_single.hpp\"

@@ -2,6 +2,7 @@
 // The caches, and views of keys and values that stand elsewhere.
 #pragma once
 
+#include "gqa/kv/any_kv.hpp"
 #include "gqa/kv/batch.hpp"
 #include "gqa/kv/cache.hpp"
 #include "gqa/kv/contiguous.hpp"

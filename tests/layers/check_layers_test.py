@@ -55,6 +55,12 @@ class CheckLayers(unittest.TestCase):
         self.expect_one({**tree, "gqa.hpp": "#include <gqa/core/a.hpp>\n"}, "kv/b.hpp:1: gqa.hpp does not include it")
         self.assertEqual(self.violations({**tree, "gqa.hpp": "#include <gqa/kv/b.hpp>\n"}), [])
 
+    def test_a_header_that_needs_another_library(self):
+        tree = {"kv/parts.hpp": "", "kv/file.hpp": "#include <gqa/kv/parts.hpp>\n", "kv/b.hpp": ""}
+        self.assertEqual(self.violations({**tree, "gqa.hpp": "#include <gqa/kv/b.hpp>\n"}), [])
+        self.expect_one({**tree, "kv/b.hpp": "#include <gqa/kv/file.hpp>\n", "gqa.hpp": "#include <gqa/kv/b.hpp>\n"},
+                        "kv/file.hpp:1: gqa.hpp includes it")
+
     def test_an_include_that_cannot_be_followed(self):
         self.expect_one({"core/a.hpp": "#include SOME_MACRO\n"}, "cannot tell")
         self.expect_one({"core/a.hpp": '#include "nothing.hpp"\n'}, "neither")

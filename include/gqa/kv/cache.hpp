@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/cache_concept.hpp"
 #include "gqa/kv/cache_state.hpp"
 
@@ -224,6 +226,8 @@ class KVCache {
   }
 
  private:
+  friend struct detail::CacheBlocks<KVCache>;
+
   KVCache(std::shared_ptr<State> state, Index memory_limit)
       : state_(std::move(state)), memory_limit_(memory_limit) {}
 
@@ -248,6 +252,46 @@ class KVCache {
 
   std::shared_ptr<State> state_;  // null: moved from
   Index memory_limit_ = 0;
+};
+
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<KVCache<T, G, D, Dv>> {
+  using Cache = KVCache<T, G, D, Dv>;
+  using Scalar = T;
+
+  static Index num_layers(const Cache& c) { return c.state("packing").slabs.shape().num_layers; }
+  static LayerShape shape(const Cache& c, Index) {
+    const CacheShape& shape = c.state_->slabs.shape();
+    return {shape.num_kv_heads, shape.head_dim, shape.value_dim};
+  }
+  static Ranges retained(const Cache& c, Index layer) { return Range{0, c.state_->sequence.written(layer)}; }
+  static PackedBlock<T> block_at(const Cache& c, Index layer, Index head, Index tile) {
+    return c.state_->slabs.block_at(layer, head, tile);
+  }
+
+  static Slabs<T> stage(const Cache& c, std::span<const Ranges> retained) {
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      GQA_CHECK(retained[layer].size() == 1 && retained[layer][0].begin == 0, format_error,
+                "layer " << layer << " retains tokens " << retained[layer][0].begin << " to "
+                         << retained[layer].hull().end << " in " << retained[layer].size()
+                         << " ranges, expected all from token 0 on");
+    const Index tokens = tokens_of(retained), most = c.state_->sequence.max_tokens();
+    GQA_CHECK(tokens <= most, std::length_error,
+              "restore: " << tokens << " tokens, but the cache holds at most " << most);
+    check_limit("restore", c.state_->slabs.bytes_for(tokens), c.memory_limit_);
+    Slabs<T> staged = c.state_->slabs.like();
+    staged.reserve(tokens);
+    return staged;
+  }
+  static PackedBlock<T> block_at(const Slabs<T>& staged, Index layer, Index head, Index tile) {
+    return staged.block_at(layer, head, tile);
+  }
+  static void adopt(Cache& c, Slabs<T>&& staged, std::span<const Ranges> retained) noexcept {
+    c.state_->slabs = std::move(staged);
+    c.state_->sequence.clear();
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      c.state_->sequence.set_written(static_cast<Index>(layer), retained[layer][0].end);
+  }
 };
 
 }  // namespace gqa

@@ -83,4 +83,7 @@ class HybridCache : public detail::LayeredCache<T, Dynamic, Dynamic> {
   }
 };
 
+template <Scalar T>
+struct detail::CacheBlocks<HybridCache<T>> : detail::LayeredBlocks<HybridCache<T>> {};
+
 }  // namespace gqa

@@ -96,6 +96,10 @@ class LayerGroup {
   }
   /// What there is of the first `written` tokens.
   Ranges retained(Index written) const { return windowed() ? ring()->retained(written) : Range{0, written}; }
+  /// Has what the ranges say, of `tokens` in all; false where a group of this description cannot.
+  bool assign(const Ranges& ranges, Index tokens) noexcept {
+    return windowed() ? ring()->assign(ranges, tokens) : ranges == Ranges(Range{0, ranges.hull().end});
+  }
   /// How many first tokens stay whatever is dropped behind them.
   Index sinks() const { return windowed() ? ring()->sinks() : 0; }
 

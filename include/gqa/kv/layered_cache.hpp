@@ -232,6 +232,9 @@ class LayeredCache {
   }
 
  private:
+  template <class C>
+  friend struct LayeredBlocks;
+
   /// Views that outlive the cache, or what it was assigned, say so.
   void close() noexcept {
     if (state_ == nullptr) return;
@@ -256,6 +259,31 @@ class LayeredCache {
   }
 
   std::shared_ptr<State> state_;  // null: moved from
+};
+
+/// CacheBlocks of the caches whose layers may differ.
+template <class C>
+struct LayeredBlocks {
+  using Scalar = typename C::Scalar;
+  using State = LayeredState<Scalar>;
+
+  static Index num_layers(const C& c) { return std::ssize(c.state("packing").config()->layers); }
+  static LayerShape shape(const C& c, Index layer) {
+    const CacheLayer& l = c.state_->config()->layers[static_cast<std::size_t>(layer)];
+    return {l.num_kv_heads, l.head_dim, l.value_dim};
+  }
+  static Ranges retained(const C& c, Index layer) { return c.state_->retained(layer); }
+  static PackedBlock<Scalar> block_at(const C& c, Index layer, Index head, Index tile) {
+    return block_at(*c.state_, layer, head, tile);
+  }
+
+  static State stage(const C& c, std::span<const Ranges> retained) { return c.state_->stage(retained); }
+  static PackedBlock<Scalar> block_at(const State& s, Index layer, Index head, Index tile) {
+    return s.group(layer).block_at(s.place(layer).layer, head, tile);
+  }
+  static void adopt(C& c, State&& staged, std::span<const Ranges> retained) noexcept {
+    c.state_->adopt(std::move(staged), retained);
+  }
 };
 
 }  // namespace detail

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/layer_group.hpp"
 #include "gqa/kv/sequence.hpp"
 
@@ -136,6 +138,31 @@ class LayeredState {
     for (std::size_t i = 0; i < groups_.size(); ++i)
       groups_[i].copy(other.groups_[i], other.sequence_.size());
     sequence_.copy_lengths(other.sequence_);
+  }
+
+  /// Another one with room for what its layers are to retain. Throws format_error where no such cache
+  /// retains these, std::length_error, std::bad_alloc.
+  LayeredState stage(std::span<const Ranges> retained) const {
+    const Index tokens = tokens_of(retained);
+    GQA_CHECK(tokens <= limits().max_tokens, std::length_error,
+              "restore: " << tokens << " tokens, but the cache holds at most " << limits().max_tokens);
+    LayeredState staged(config_);
+    staged.take_memory(tokens);
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      GQA_CHECK(staged.groups_[places_[layer].group].assign(retained[layer], tokens), format_error,
+                "layer " << layer << " retains tokens up to " << retained[layer].hull().end << " in "
+                         << retained[layer].size() << " ranges, the last from "
+                         << retained[layer][retained[layer].size() - 1].begin
+                         << " on, which this cache does not with its window, sinks, max_span and rollback");
+    return staged;
+  }
+  /// Has what was staged, and filled, in place of its own tokens. Spans and views end.
+  void adopt(LayeredState&& staged, std::span<const Ranges> retained) noexcept {
+    groups_ = std::move(staged.groups_);
+    sequence_.clear();
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      sequence_.set_written(static_cast<Index>(layer), retained[layer].hull().end);
+    change_from(0);
   }
 
   SavedState<T> save() {

@@ -101,6 +101,15 @@ class BlockLayout {
     for (Index c = 0; c < value_row(); ++c) row[c * E + n % E] = T{};
   }
 
+  /// Makes every element of these tokens of a block 0.
+  void zero(const PackedBlock<T>& block, Range tokens) const {
+    for (Index j = tokens.begin; j < tokens.end; ++j) {
+      for (Index d = 0; d < round_up(head_dim_, E); ++d) block.k[(d / E * tile_keys + j) * E + d % E] = T{};
+      T* row = block.v + j / E * value_stride();
+      for (Index c = 0; c < value_row(); ++c) row[c * E + j % E] = T{};
+    }
+  }
+
  private:
   Index value_row() const { return round_up(value_dim_, simd::padding); }
   Index value_stride() const { return value_row() * E; }

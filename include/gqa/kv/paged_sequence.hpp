@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
+#include <span>
 #include <utility>
 
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/paged_view.hpp"
 
 namespace gqa {
@@ -70,6 +73,8 @@ class PagedSequence {
   }
 
  private:
+  friend struct detail::CacheBlocks<PagedSequence>;
+
   const detail::CacheShape& shape() const { return state_->pool.shape(); }
   detail::PagedSequenceState<T>& open() const {
     GQA_CHECK(sequence_->sequence.view_epoch() != 0, std::out_of_range,
@@ -79,6 +84,76 @@ class PagedSequence {
 
   std::shared_ptr<detail::PagedState<T>> state_;
   std::shared_ptr<detail::PagedSequenceState<T>> sequence_;
+};
+
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
+  using Cache = PagedSequence<T, G, D, Dv>;
+  using Scalar = T;
+
+  static Index num_layers(const Cache& c) { return c.shape().num_layers; }
+  static LayerShape shape(const Cache& c, Index) {
+    return {c.shape().num_kv_heads, c.shape().head_dim, c.shape().value_dim};
+  }
+  static Ranges retained(const Cache& c, Index layer) {
+    c.open().check_resident("packing");
+    return Range{0, c.sequence_->sequence.written(layer)};
+  }
+  static PackedBlock<T> block_at(const Cache& c, Index layer, Index head, Index tile) {
+    return c.state_->block_at(*c.sequence_, layer, head, tile);
+  }
+
+  /// Pages that go back to the pool unless they are adopted.
+  struct Staged {
+    std::shared_ptr<PagedState<T>> state;
+    PagedSequenceState<T> sequence;
+
+    Staged(std::shared_ptr<PagedState<T>> of, Index num_layers)
+        : state(std::move(of)), sequence({}, 0, num_layers) {}
+    Staged(const Staged&) = delete;
+    Staged& operator=(const Staged&) = delete;
+    Staged(Staged&&) = default;
+    ~Staged() {
+      if (state == nullptr) return;
+      const std::lock_guard lock(state->mutex);
+      state->release_pages(sequence, 0);
+    }
+  };
+  static Staged stage(const Cache& c, std::span<const Ranges> retained) {
+    c.open();
+    const Index tokens = tokens_of(retained), page_tokens = c.state_->page_tokens();
+    for (std::size_t layer = 0; layer < retained.size(); ++layer)
+      GQA_CHECK(retained[layer] == Ranges(Range{0, tokens}), format_error,
+                "layer " << layer << " retains " << retained[layer].positions() << " tokens up to "
+                         << retained[layer].hull().end << ", expected all " << tokens
+                         << ", as in every layer of a sequence in pages");
+    GQA_CHECK(tokens <= c.state_->max_tokens, std::length_error,
+              "restore: " << tokens << " tokens, but a sequence has at most " << c.state_->max_tokens);
+    Staged staged(c.state_, num_layers(c));
+    const std::lock_guard lock(c.state_->mutex);
+    PagePool<T>& pool = c.state_->pool;
+    const Index needed = ceil_div(tokens, page_tokens);
+    GQA_CHECK(needed <= pool.available(), std::length_error,
+              "restore: " << needed << " pages needed, " << pool.available() << " of " << pool.num_pages()
+                          << " are free");
+    staged.sequence.pages.reserve(static_cast<std::size_t>(needed));
+    for (Index i = 0; i < needed; ++i) staged.sequence.pages.push_back(pool.take());
+    return staged;
+  }
+  static PackedBlock<T> block_at(const Staged& staged, Index layer, Index head, Index tile) {
+    return staged.state->block_at(staged.sequence, layer, head, tile);
+  }
+  static void adopt(Cache& c, Staged&& staged, std::span<const Ranges> retained) noexcept {
+    PagedSequenceState<T>& s = *c.sequence_;
+    const std::lock_guard lock(c.state_->mutex);
+    c.state_->release_pages(s, 0);
+    s.pages = std::move(staged.sequence.pages);
+    staged.sequence.pages.clear();
+    s.sequence.clear();
+    s.sequence.set_written(tokens_of(retained));
+    s.tokens_for_others = s.sequence.size();
+    s.swapped_out = false;
+  }
 };
 
 }  // namespace gqa

@@ -79,4 +79,7 @@ class RingCache : public detail::LayeredCache<T, G, D> {
   }
 };
 
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<RingCache<T, G, D, Dv>> : detail::LayeredBlocks<RingCache<T, G, D, Dv>> {};
+
 }  // namespace gqa

@@ -78,6 +78,12 @@ class RingTiles {
     return {{0, sinks_}, recent};
   }
 
+  /// Has the tiles of the ranges, of `tokens` in all; false where a ring of these sizes cannot.
+  bool assign(const Ranges& ranges, Index tokens) noexcept {
+    first_ = std::max(sink_tiles_, ranges[ranges.size() - 1].begin / tile_keys);
+    return retained(ranges.hull().end) == ranges && ceil_div(tokens, tile_keys) - first_ <= slots_;
+  }
+
   /// Whether the next query would find all that it sees, were there n tokens.
   bool can_truncate(Index n) const { return n <= sinks_ || n >= oldest_truncation(); }
   /// From how many tokens on it would.

@@ -132,6 +132,12 @@ class Sequence {
     size_ = other.size_;
   }
 
+  /// A layer has its first n tokens, and so the sequence at least those.
+  void set_written(Index layer, Index n) noexcept {
+    written_[static_cast<std::size_t>(layer)] = n;
+    size_ = std::max(size_, n);
+  }
+
   /// Has the lengths of another one of as many layers. Spans of before are no longer valid.
   void restore(const Sequence& other) noexcept {
     copy_lengths(other);

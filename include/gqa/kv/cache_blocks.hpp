@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <span>
+#include <utility>
+
+#include "gqa/core/ranges.hpp"
+#include "gqa/core/scalar.hpp"
+#include "gqa/kv/packed_block.hpp"
+
+namespace gqa::detail {
+
+/// The sizes of a token in one layer.
+struct LayerShape {
+  Index num_kv_heads = 0;
+  Index head_dim = 0;
+  Index value_dim = 0;
+
+  friend bool operator==(const LayerShape&, const LayerShape&) = default;
+};
+
+/// What packing a cache's tokens has to know of it: where its blocks are. Each member of the family says so
+/// beside its class; where a member holds several sequences, C is a handle of one.
+///
+///     template <> struct CacheBlocks<C> {
+///       using Scalar = ...;                                        // of its blocks
+///       static Index num_layers(const C&);
+///       static LayerShape shape(const C&, Index layer);
+///       static Ranges retained(const C&, Index layer);             // what is written, and still held
+///       static PackedBlock<Scalar> block_at(const C&, Index layer, Index head, Index tile);
+///
+///       // Room for these tokens a layer, apart from those of the cache, which stays as it is. Throws
+///       // std::length_error where they are too many, format_error where no such cache retains these.
+///       static Staged stage(const C&, std::span<const Ranges> retained);
+///       static PackedBlock<Scalar> block_at(const Staged&, Index layer, Index head, Index tile);
+///       // Holds what has been staged and filled in place of what it held; spans and views end as by
+///       clear(). static void adopt(C&, Staged&&, std::span<const Ranges> retained) noexcept;
+///     };
+///
+/// A tile is named by its number in the sequence, position / tile_keys, wherever its block is. Only tiles
+/// that meet `retained` are asked for, of which tokens outside it may hold anything.
+template <class C>
+struct CacheBlocks;
+
+/// A cache whose tokens can be packed and restored.
+template <class C>
+concept PackableCache = requires(C& cache, const C& held, Index i, std::span<const Ranges> retained) {
+  typename CacheBlocks<C>::Scalar;
+  { CacheBlocks<C>::num_layers(held) } -> std::same_as<Index>;
+  { CacheBlocks<C>::shape(held, i) } -> std::same_as<LayerShape>;
+  { CacheBlocks<C>::retained(held, i) } -> std::same_as<Ranges>;
+  { CacheBlocks<C>::block_at(held, i, i, i) } -> std::same_as<PackedBlock<typename CacheBlocks<C>::Scalar>>;
+  CacheBlocks<C>::adopt(cache, CacheBlocks<C>::stage(held, retained), retained);
+};
+
+/// How many tokens a sequence has of which its layers retain these.
+inline Index tokens_of(std::span<const Ranges> retained) {
+  Index tokens = 0;
+  for (const Ranges& ranges : retained) tokens = std::max(tokens, ranges.empty() ? 0 : ranges.hull().end);
+  return tokens;
+}
+
+}  // namespace gqa::detail
