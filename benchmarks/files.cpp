@@ -174,7 +174,9 @@ std::vector<Row> file_rows() {
       {"memory", "/dev/shm"}};
   std::vector<Row> rows;
   for (const auto& [where, folder] : places) {
-    if (!std::filesystem::is_directory(folder)) continue;
+    std::error_code error;
+    const std::filesystem::space_info space = std::filesystem::space(folder, error);
+    if (error || space.available < std::uintmax_t{1} << 30) continue;  // containers have little of /dev/shm
     rows.push_back(file_row("file_save", Operation::save, where, folder, 2048));
     rows.push_back(file_row("file_restore", Operation::restore, where, folder, 2048));
     rows.push_back(file_row("file_map", Operation::map, where, folder, 2048));

@@ -122,16 +122,18 @@ TYPED_TEST(Mapped, LivesAsLongAsItsViews) {
   const auto cache = with_tokens(cache_of<T>({}), 100, 1), other = with_tokens(cache_of<T>({}), 200, 2);
   save(cache, this->path_);
   mapped.emplace(this->path_);
-  auto view = mapped->layer(1);
-  const auto moved = std::move(*mapped);
+  std::optional<MappedPrefix<T>> moved = std::move(*mapped);
   EXPECT_EQ(mapped->size(), 100) << "moving copies";
+  auto view = mapped->layer(1);
+  std::optional<AnyKV<T>> any(mapped->layer(0));
   save(other, this->path_);  // another file of the name
-  mapped.reset();
-  EXPECT_TRUE(attend(view, 1) == attend(cache.layer(1), 1));
-  EXPECT_TRUE(attend(moved.layer(0), 1) == attend(cache.layer(0), 1));
+  EXPECT_TRUE(attend(moved->layer(0), 1) == attend(cache.layer(0), 1));
   std::filesystem::remove(this->path_);
-  const AnyKV<T> any(moved.layer(0));
-  EXPECT_TRUE(attend(any, 1) == attend(cache.layer(0), 1));
+  mapped.reset();
+  moved.reset();
+  EXPECT_TRUE(attend(*any, 1) == attend(cache.layer(0), 1));
+  any.reset();
+  EXPECT_TRUE(attend(view, 1) == attend(cache.layer(1), 1)) << "nothing else keeps the mapping";
 }
 
 TYPED_TEST(Mapped, OfNothing) {
