@@ -78,10 +78,12 @@ class RingTiles {
     return {{0, sinks_}, recent};
   }
 
-  /// Has the tiles of the ranges, of `tokens` in all; false where a ring of these sizes cannot.
+  /// Has the tiles of the ranges, of `tokens` in all; false where a ring of these sizes cannot, or would miss
+  /// some.
   bool assign(const Ranges& ranges, Index tokens) noexcept {
     first_ = std::max(sink_tiles_, ranges[ranges.size() - 1].begin / tile_keys);
-    return retained(ranges.hull().end) == ranges && ceil_div(tokens, tile_keys) - first_ <= slots_;
+    return retained(ranges.hull().end) == ranges && ceil_div(tokens, tile_keys) - first_ <= slots_ &&
+           can_truncate(tokens);
   }
 
   /// Whether the next query would find all that it sees, were there n tokens.
