@@ -160,7 +160,7 @@ TYPED_TEST(FileMembers, RingsKeepWhatTheyKept) {
     this->go_on(back, 60);
     EXPECT_TRUE(this->same(this->attend(back, mask), this->attend(cache, mask))) << tokens;
   }
-  auto other = this->ring(200);  // of another window: it would miss tokens
+  auto other = this->ring(400);  // of a longer window: it would miss tokens
   EXPECT_THROW(restore(other, path), format_error);
   auto whole = this->contiguous();
   this->go_on(whole, 3);
