@@ -64,10 +64,7 @@ class Finisher {
     const Index row = block.first_row + i, token = item.token(row), q_head = item.q_head(row);
     keep(item, row, state, one);
     if (call_.sinks != nullptr) {
-      // A position whose score is the sink and whose value is 0.
-      sink_.clear(1);
-      sink_.max[0] = static_cast<Acc>((*call_.sinks)(q_head));
-      sink_.sum[0] = one;
+      sink_.see_one(static_cast<Acc>((*call_.sinks)(q_head)), one);
       state.merge(sink_, 1, kernels_.rows);
     }
     const Acc sum = state.sum[0];

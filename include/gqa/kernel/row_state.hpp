@@ -49,6 +49,13 @@ struct RowState {
     std::fill(sum, sum + rows, Acc{0});
   }
 
+  /// Its first row sees one position with this score, the value 0, and this weight: a learned sink.
+  void see_one(Acc score, Acc weight) const {
+    clear(1);
+    max[0] = score;
+    sum[0] = weight;
+  }
+
   /// Takes over the first rows of `other`, whose weights are kept `factor` times as large here.
   void copy(const RowState& other, Index rows, Acc factor = 1) const {
     for (Index i = 0; i < rows * stride; ++i) o[i] = other.o[i] * factor;

@@ -76,8 +76,7 @@ class ScoreRowsWorker {
         [](Range) {});
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
-        block_.max[row] = static_cast<Acc>((*call_.sinks)(item.q_head(row)));
-        block_.sum[row] = 1;
+        block_.from(row).see_one(static_cast<Acc>((*call_.sinks)(item.q_head(row))), 1);
         total_.from(row).merge(block_.from(row), 1, kernels_.rows);
       }
       wanted_.tell_lse(work, item, row, lse_of(total_.max[row], total_.sum[row]));
