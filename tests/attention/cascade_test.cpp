@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "attention/cascade_case.hpp"
+#include "gqa/kv/cache.hpp"
 
 namespace gqa {
 namespace {

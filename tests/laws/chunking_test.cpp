@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "gqa/kv/cache.hpp"
 #include "laws/slices.hpp"
 
 namespace gqa {

@@ -5,6 +5,7 @@
 
 #include "attention/attend.hpp"
 #include "gqa/attention.hpp"
+#include "gqa/kv/cache.hpp"
 #include "gqa/mask/any_mask.hpp"
 #include "gqa/mask/compose.hpp"
 #include "gqa/mask/sinks.hpp"

@@ -10,7 +10,7 @@
 #include "gqa/core/ragged.hpp"
 #include "gqa/kernel/call.hpp"
 #include "gqa/kernel/extras.hpp"
-#include "gqa/kv/cache.hpp"
+#include "gqa/kv/cache_concept.hpp"
 #include "gqa/kv/contiguous.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/padded.hpp"
