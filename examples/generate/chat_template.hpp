@@ -10,7 +10,7 @@
 
 namespace generate {
 
-/// One turn of a conversation in ChatML, which SmolLM2 and many others were trained on. A template is a
+/// The turns of a conversation in ChatML, which SmolLM2 and many others were trained on. A template is a
 /// program in a language of its own; this reads from it what ChatML leaves open, the default system message.
 /// Throws gqa::format_error when the file has no template or one of another kind.
 class ChatTemplate {
@@ -36,11 +36,18 @@ class ChatTemplate {
   std::string render(std::string_view user_message) const {
     std::string text;
     if (!system_.empty()) text.append("<|im_start|>system\n").append(system_).append("<|im_end|>\n");
-    text.append("<|im_start|>user\n").append(user_message).append("<|im_end|>\n<|im_start|>assistant\n");
-    return text;
+    return text + turn(user_message);
   }
 
+  /// What follows an answer for the next message to be answered, the token that ends the answer included:
+  /// render(first) + answer + render_next(second) is the whole conversation.
+  std::string render_next(std::string_view user_message) const { return "<|im_end|>\n" + turn(user_message); }
+
  private:
+  static std::string turn(std::string_view user_message) {
+    return std::string("<|im_start|>user\n").append(user_message) + "<|im_end|>\n<|im_start|>assistant\n";
+  }
+
   std::string_view system_;
 };
 

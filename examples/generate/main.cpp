@@ -6,11 +6,13 @@
 #include <exception>
 #include <iostream>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
+#include "chat.hpp"
 #include "chat_template.hpp"
 #include "failure.hpp"
 #include "generation.hpp"
@@ -34,7 +36,9 @@ std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const
     const MappedFile text(*options.perplexity);
     return tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
   }
-  const std::string prompt = read_prompt(options.prompt);
+  if (options.converses()) return {};
+  const std::string prompt = options.prompt_file ? read_prompt_file(*options.prompt_file, "--prompt-file")
+                                                 : read_prompt(options.prompt);
   return tokenizer.encode(options.chat ? ChatTemplate(file).render(prompt) : prompt);
 }
 
@@ -62,6 +66,28 @@ int print_perplexity(const Options& options, Session& session, std::span<const T
 }
 
 /// Returns the exit code.
+int print_chat(const Options& options, Session& session, const Tokenizer& tokenizer,
+               const ChatTemplate& chat_template, const Hyperparameters& sizes, Report report) {
+  const ChatTotals totals = chat(options, session, tokenizer, chat_template, sizes);
+  report.prompt_tokens = totals.prompt_tokens;
+  report.output_tokens = totals.output_tokens;
+  report.prompt_seconds = totals.prompt_seconds;
+  report.prompt_rate = totals.prompt_rate();
+  report.generation_seconds = totals.generation_seconds;
+  report.generation_rate = totals.generation_rate();
+  report.stop = totals.stop;
+  report.note(session, sizes);
+  if (options.json) {
+    nlohmann::ordered_json object{{"turns", totals.turns}};
+    object.update(report.json(sizes));
+    std::cout << object.dump() << "\n";
+  } else {
+    std::cerr << "\n" << report.text(sizes);
+  }
+  return totals.stop == "interrupt" ? interrupt_exit_code : totals.refused ? 2 : 0;
+}
+
+/// Returns the exit code.
 int run(const Options& options) {
   ProgressLine line;
   const auto start = std::chrono::steady_clock::now();
@@ -74,17 +100,28 @@ int run(const Options& options) {
             "token_embd.weight has " << sizes.vocabulary_size << " rows for " << tokenizer.vocabulary_size()
                                      << " tokens");
   const std::vector<TokenId> tokens = read_tokens(options, file, tokenizer);
-  if (!options.perplexity) check_prompt(tokens, sizes.context_length);
+  std::optional<ChatTemplate> chat_template;
+  if (options.converses())
+    chat_template.emplace(file);
+  else if (!options.perplexity)
+    check_prompt(tokens, sizes.context_length);
 
   Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
   const gqa::PoolExecutor executor(pool);
   const Model model(file, executor, [&](double done) { line.show("loading weights", done); });
-  const auto session = make_session(model, options.cache_type, executor);
+  const auto session = make_session(model, options.cache_type, executor, {}, options.cache_kind);
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
 
   catch_interrupt();
   if (options.perplexity) return print_perplexity(options, *session, tokens, sizes);
+  Report report{.num_threads = options.num_threads,
+                .load_seconds = load_seconds,
+                .num_weights = model.num_weights,
+                .weight_bytes = model.bytes(),
+                .cache_type = options.cache_type,
+                .cache_kind = options.cache_kind};
+  if (options.converses()) return print_chat(options, *session, tokenizer, *chat_template, sizes, report);
 
   Sampler sampler(options.temperature, options.top_k, static_cast<std::uint64_t>(options.seed));
   const auto stream = [&](std::string_view text) {
@@ -95,22 +132,14 @@ int run(const Options& options) {
       *session, tokenizer, tokens, sampler, sizes.context_length, options.max_tokens, stream,
       [&](double done) { line.show("reading the prompt", done); }, interrupted);
   line.clear();
-  const double seconds = result.prompt_seconds + result.generation_seconds;
-  const Report report{.num_threads = options.num_threads,
-                      .load_seconds = load_seconds,
-                      .num_weights = model.num_weights,
-                      .weight_bytes = model.bytes(),
-                      .prompt_tokens = result.prompt_tokens,
-                      .output_tokens = result.output_ids.size(),
-                      .prompt_seconds = result.prompt_seconds,
-                      .prompt_rate = result.prompt_rate(),
-                      .generation_seconds = result.generation_seconds,
-                      .generation_rate = result.generation_rate(),
-                      .attention_share = seconds > 0 ? session->attention_seconds() / seconds : 0,
-                      .stop = result.stop,
-                      .cache_type = options.cache_type,
-                      .now = cache_sizes(sizes, options.cache_type, session->size()),
-                      .full = cache_sizes(sizes, options.cache_type, sizes.context_length)};
+  report.prompt_tokens = result.prompt_tokens;
+  report.output_tokens = result.output_ids.size();
+  report.prompt_seconds = result.prompt_seconds;
+  report.prompt_rate = result.prompt_rate();
+  report.generation_seconds = result.generation_seconds;
+  report.generation_rate = result.generation_rate();
+  report.stop = result.stop;
+  report.note(*session, sizes);
   if (options.json) {
     nlohmann::ordered_json object{
         {"prompt_ids", tokens}, {"output_ids", result.output_ids}, {"text", result.text}};

@@ -16,7 +16,7 @@ namespace generate {
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   Options options;
   options.num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
-  std::string cache_dtype = "f32";
+  std::string cache_dtype = "f32", cache = "contiguous";
   constexpr auto largest = std::numeric_limits<std::int32_t>::max();
 
   CLI::App app("Generates text with a Llama-architecture model from a GGUF file.", "generate");
@@ -25,7 +25,14 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->required();
   auto* prompt = app.add_option("--prompt", options.prompt,
                                 "text to continue, or with --chat to answer; - reads standard input");
-  auto* chat = app.add_flag("--chat", options.chat, "put the prompt into the model's chat template");
+  auto* prompt_file =
+      app.add_option("--prompt-file", options.prompt_file, "file that holds the prompt; - is standard input")
+          ->type_name("FILE")
+          ->excludes(prompt);
+  auto* chat =
+      app.add_flag("--chat", options.chat,
+                   "put the prompt into the model's chat template; without a prompt, answer standard "
+                   "input line by line, where /reset forgets what was said");
   app.add_option("--max-tokens", options.max_tokens, "most tokens to generate")
       ->check(CLI::Range(1, largest))
       ->capture_default_str();
@@ -44,15 +51,20 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
+  app.add_option("--cache", cache, "where keys and values are kept: in one piece, or in pages")
+      ->check(CLI::IsMember({"contiguous", "paged"}))
+      ->capture_default_str();
   app.add_option("--perplexity", options.perplexity,
                  "print the mean negative log-likelihood per token of this text instead; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt)
+      ->excludes(prompt_file)
       ->excludes(chat);
   app.add_flag("--json", options.json, "print one JSON object");
   try {
     app.parse(argc, argv);
-    if (!options.perplexity && prompt->empty()) throw CLI::RequiredError("--prompt or --perplexity");
+    if (!options.perplexity && prompt->empty() && prompt_file->empty() && !options.chat)
+      throw CLI::RequiredError("--prompt, --prompt-file, --chat or --perplexity");
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();
     return std::nullopt;
@@ -62,13 +74,19 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   options.cache_type = cache_dtype == "f16"    ? CacheType::f16
                        : cache_dtype == "bf16" ? CacheType::bf16
                                                : CacheType::f32;
+  options.cache_kind = cache == "paged" ? CacheKind::paged : CacheKind::contiguous;
   GQA_CHECK(!std::isnan(options.temperature), std::invalid_argument,
             "--temperature is nan");  // Range lets it pass
-  GQA_CHECK(options.perplexity || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");
+  GQA_CHECK(prompt->empty() || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");
+  const auto& file = options.perplexity ? options.perplexity : options.prompt_file;
   const bool text_from_input =
-      options.perplexity ? is_standard_input(*options.perplexity) : options.prompt == "-";
+      options.converses() || (file ? is_standard_input(*file) : options.prompt == "-");
   GQA_CHECK(!text_from_input || !is_standard_input(options.model), std::invalid_argument,
-            (options.perplexity ? "--perplexity" : "--prompt") << " and --model both read standard input");
+            (options.perplexity    ? "--perplexity"
+             : options.prompt_file ? "--prompt-file"
+             : options.converses() ? "--chat without a prompt"
+                                   : "--prompt")
+                << " and --model both read standard input");
   return options;
 }
 

@@ -13,15 +13,19 @@ namespace generate {
 struct Options {
   std::filesystem::path model;
   std::string prompt;
+  std::optional<std::filesystem::path> prompt_file;
   std::optional<std::filesystem::path> perplexity;  ///< a text to measure instead of a prompt to continue
-  bool chat = false;
+  bool chat = false;  ///< and where there is no prompt: turns from standard input
   Index max_tokens = 256;
   double temperature = 0;
   Index top_k = 40;
   Index seed = 0;
   Index num_threads = 1;
   CacheType cache_type = CacheType::f32;
+  CacheKind cache_kind = CacheKind::contiguous;
   bool json = false;
+
+  bool converses() const { return chat && prompt.empty() && !prompt_file; }
 };
 
 /// The options of a command line. Prints help and returns nothing when asked for it. Throws

@@ -4,23 +4,10 @@
 #include <iomanip>
 #include <sstream>
 
-#include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
 
 namespace generate {
 namespace {
-
-const char* type_name(CacheType type) {
-  switch (type) {
-    case CacheType::f16:
-      return gqa::scalar_name<gqa::half>();
-    case CacheType::bf16:
-      return gqa::scalar_name<gqa::bfloat16>();
-    case CacheType::f32:
-      break;
-  }
-  return gqa::scalar_name<float>();
-}
 
 std::string megabytes(Index bytes) {
   std::ostringstream out;
@@ -45,6 +32,13 @@ CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index token
           .mqa = mqa};
 }
 
+void Report::note(const Session& session, const Hyperparameters& sizes) {
+  const double seconds = prompt_seconds + generation_seconds;
+  attention_share = seconds > 0 ? session.attention_seconds() / seconds : 0;
+  now = cache_sizes(sizes, cache_type, session.size());
+  full = cache_sizes(sizes, cache_type, sizes.context_length);
+}
+
 std::string Report::text(const Hyperparameters& sizes) const {
   std::ostringstream out;
   out << std::fixed << std::setprecision(2);
@@ -60,8 +54,8 @@ std::string Report::text(const Hyperparameters& sizes) const {
   out << " (stopped by: " << stop << ")\n";
   out << "attention   " << 100 * attention_share << " % of that time; " << num_threads
       << (num_threads == 1 ? " thread\n" : " threads\n");
-  out << "KV cache    " << type_name(cache_type) << ", " << sizes.num_layers << " layers, "
-      << sizes.num_q_heads << " query heads, " << sizes.num_kv_heads << " KV heads, head_dim "
+  out << "KV cache    " << type_name(cache_type) << ", " << kind_name(cache_kind) << ", " << sizes.num_layers
+      << " layers, " << sizes.num_q_heads << " query heads, " << sizes.num_kv_heads << " KV heads, head_dim "
       << sizes.head_dim << "\n";
   out << std::setw(22) << "tokens" << std::setw(14) << "MHA" << std::setw(14)
       << "this (G=" + std::to_string(sizes.num_kv_heads) + ")" << std::setw(14) << "MQA"
@@ -91,6 +85,7 @@ nlohmann::ordered_json Report::json(const Hyperparameters& sizes) const {
       {"generation_tokens_per_second", generation_rate},
       {"attention_share", attention_share},
       {"stop", stop},
+      {"cache", kind_name(cache_kind)},
       {"cache_dtype", type_name(cache_type)},
       {"kv_cache", {{"now", to_json(now)}, {"full_context", to_json(full)}}},
   };

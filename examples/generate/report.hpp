@@ -20,16 +20,20 @@ CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index token
 
 /// What a run took and needed.
 struct Report {
-  Index num_threads;
-  double load_seconds;
-  std::size_t num_weights, weight_bytes;
-  std::size_t prompt_tokens, output_tokens;
-  double prompt_seconds, prompt_rate;
-  double generation_seconds, generation_rate;
-  double attention_share;  ///< of the time spent on prompt and generation
-  std::string_view stop;
-  CacheType cache_type;
-  CacheSizes now, full;
+  Index num_threads = 1;
+  double load_seconds = 0;
+  std::size_t num_weights = 0, weight_bytes = 0;
+  CacheType cache_type = CacheType::f32;
+  CacheKind cache_kind = CacheKind::contiguous;
+  std::size_t prompt_tokens = 0, output_tokens = 0;
+  double prompt_seconds = 0, prompt_rate = 0;
+  double generation_seconds = 0, generation_rate = 0;
+  std::string_view stop = "";
+  double attention_share = 0;  ///< of the time spent on prompt and generation
+  CacheSizes now{}, full{};
+
+  /// Sets the last three, once the times are there.
+  void note(const Session& session, const Hyperparameters& sizes);
 
   std::string text(const Hyperparameters& sizes) const;
   nlohmann::ordered_json json(const Hyperparameters& sizes) const;

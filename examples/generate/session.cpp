@@ -22,18 +22,19 @@ class LlamaSession : public Session {
         cache_(std::move(cache)) {}
 
   void append(std::span<const TokenId> tokens) override {
-    forward_.check(tokens);
-    const gqa::Span span = cache_.extend(std::ssize(tokens));
     std::vector<Index> positions(tokens.size());
-    std::iota(positions.begin(), positions.end(), span.positions.begin);
-    forward_.run(tokens, positions,
-                 [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
-                   cache_.write(layer, span, k, v);
-                   gqa::attention(executor_, q, cache_.layer(layer), out,
-                                  gqa::causal() & gqa::sliding_window(sizes_.sliding_window),
-                                  gqa::AttentionOptions{.workspace = &workspace_});
-                   if (hook_) hook_(layer, q, k, v, out);
-                 });
+    std::iota(positions.begin(), positions.end(), cache_.size());
+    feed(tokens, positions, gqa::causal());
+  }
+
+  void append_tree(std::span<const TokenId> tokens, std::span<const Index> parents) override {
+    GQA_CHECK(tokens.size() == parents.size(), std::invalid_argument,
+              "parents: size is " << parents.size() << ", expected the " << tokens.size() << " of tokens");
+    const gqa::Tree mask = gqa::tree(parents, cache_.size());
+    std::vector<Index> positions(tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      positions[i] = parents[i] < 0 ? cache_.size() : positions[static_cast<std::size_t>(parents[i])] + 1;
+    feed(tokens, positions, mask);
   }
 
   std::span<const float> logits() override {
@@ -49,6 +50,19 @@ class LlamaSession : public Session {
   void clear() override { cache_.clear(); }
 
  private:
+  void feed(std::span<const TokenId> tokens, std::span<const Index> positions, const auto& mask) {
+    forward_.check(tokens);
+    const gqa::Span span = cache_.extend(std::ssize(tokens));
+    forward_.run(tokens, positions,
+                 [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
+                   cache_.write(layer, span, k, v);
+                   gqa::attention(executor_, q, cache_.layer(layer), out,
+                                  mask & gqa::sliding_window(sizes_.sliding_window),
+                                  gqa::AttentionOptions{.workspace = &workspace_});
+                   if (hook_) hook_(layer, q, k, v, out);
+                 });
+  }
+
   const Hyperparameters& sizes_;
   gqa::PoolExecutor executor_;
   AttentionHook hook_;
@@ -91,6 +105,20 @@ std::unique_ptr<Session> make(const Model& model, gqa::PoolExecutor executor, At
 }
 
 }  // namespace
+
+const char* type_name(CacheType type) {
+  switch (type) {
+    case CacheType::f16:
+      return gqa::scalar_name<gqa::half>();
+    case CacheType::bf16:
+      return gqa::scalar_name<gqa::bfloat16>();
+    case CacheType::f32:
+      break;
+  }
+  return gqa::scalar_name<float>();
+}
+
+const char* kind_name(CacheKind kind) { return kind == CacheKind::paged ? "paged" : "contiguous"; }
 
 std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
                                       AttentionHook hook, CacheKind kind) {

@@ -24,6 +24,13 @@ class Session {
   /// std::invalid_argument for an id that is no token, with nothing changed.
   virtual void append(std::span<const TokenId> tokens) = 0;
 
+  /// Feeds tokens that branch: `parents[i]` is the token before token i, -1 for one that follows the last
+  /// token there is. Each sees that one, its ancestors and what was there before, at its depth's position;
+  /// sizes and truncate() count them in the order given. Those of a first branch that is given first are
+  /// what append() makes of them to the bit. Throws as append() does, and std::invalid_argument for parents
+  /// that are no tree (see gqa::tree).
+  virtual void append_tree(std::span<const TokenId> tokens, std::span<const Index> parents) = 0;
+
   /// The scores of every token of the vocabulary as the next one, after the last token fed: valid until the
   /// next call.
   virtual std::span<const float> logits() = 0;
@@ -41,6 +48,10 @@ enum class CacheType { f32, f16, bf16 };
 
 /// Where a session keeps keys and values: they are the same, and the text is.
 enum class CacheKind { contiguous, paged };
+
+/// What --cache-dtype and --cache call them.
+const char* type_name(CacheType type);
+const char* kind_name(CacheKind kind);
 
 /// Called after a layer's attention with its queries, keys and values and what they gave: the layer goes on
 /// with what is there then.

@@ -112,7 +112,7 @@ TokenId Tokenizer::special_at(std::string_view text) const {
   return no_token;
 }
 
-std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+std::vector<TokenId> Tokenizer::encode_next(std::string_view text) const {
   const std::size_t invalid = find_invalid_utf8(text);
   GQA_CHECK(invalid == std::string_view::npos, std::invalid_argument,
             "the text is not valid UTF-8 at byte " << invalid);
@@ -137,6 +137,11 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
     begin = at;
   }
   encode_fragment(text.substr(begin));
+  return ids;
+}
+
+std::vector<TokenId> Tokenizer::encode(std::string_view text) const {
+  std::vector<TokenId> ids = encode_next(text);
   // A chat template may spell the token itself; once is enough.
   if (bos_ != no_token && (ids.empty() || ids.front() != bos_)) ids.insert(ids.begin(), bos_);
   return ids;

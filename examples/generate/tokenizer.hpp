@@ -22,6 +22,10 @@ class Tokenizer {
   /// beginning-of-text token if the model wants one. Throws std::invalid_argument when the text is not UTF-8.
   std::vector<TokenId> encode(std::string_view text) const;
 
+  /// The ids of a text that others go before: the same, but that no beginning-of-text token is put before it.
+  /// Where it begins with a special token, encode(a) and encode_next(b) together are encode(a + b).
+  std::vector<TokenId> encode_next(std::string_view text) const;
+
   /// The bytes a token stands for: none for control tokens, not necessarily whole code points for others.
   std::string bytes(TokenId id) const;
 

@@ -17,7 +17,9 @@ namespace {
 /// The program in the background, its standard output a pipe.
 class Child {
  public:
-  Child(std::vector<std::string> arguments, const std::string& errors, bool ignores_interrupts = false) {
+  /// `input` is what its standard input is; -1: the test's own.
+  Child(std::vector<std::string> arguments, const std::string& errors, bool ignores_interrupts = false,
+        int input = -1) {
     int ends[2];
     EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
     arguments.insert(arguments.begin(), GENERATE_PROGRAM);
@@ -29,6 +31,7 @@ class Child {
       const int err = ::open(errors.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
       ::dup2(ends[1], STDOUT_FILENO);
       ::dup2(err, STDERR_FILENO);
+      if (input >= 0) ::dup2(input, STDIN_FILENO);
       ::signal(SIGINT, ignores_interrupts ? SIG_IGN : SIG_DFL);
       ::execv(words[0], words.data());
       ::_exit(127);
@@ -183,6 +186,31 @@ TEST_F(Interrupted, StaysIgnoredWhereItWas) {
   (void)child.rest();
   EXPECT_EQ(WEXITSTATUS(child.status()), 0);
   EXPECT_NE(errors().find("3000 tokens"), std::string::npos) << errors();
+}
+
+/// A chat whose input stays open: it waits for a line, or answers one.
+TEST_F(Interrupted, EndsAChat) {
+  for (const bool answering : {false, true}) {
+    int input[2];
+    ASSERT_EQ(::pipe2(input, O_CLOEXEC), 0);
+    Child child(arguments({"--chat", "--max-tokens", "200000"}), path("err"), false, input[0]);
+    if (answering) {
+      ASSERT_EQ(::write(input[1], "the fox\n", 8), 8);
+      ASSERT_TRUE(wait_for([&] { return child.waiting_bytes() > 0; })) << errors();
+    } else {
+      ASSERT_TRUE(wait_for([&] { return child.catches_interrupts(); })) << errors();
+      std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    }
+    child.interrupt();
+    const std::string text = child.rest();
+    const int status = child.status();
+    ASSERT_TRUE(WIFEXITED(status)) << status;
+    EXPECT_EQ(WEXITSTATUS(status), 130);
+    EXPECT_EQ(text.empty(), !answering);
+    EXPECT_NE(errors().find("(stopped by: interrupt)"), std::string::npos) << errors();
+    ::close(input[0]);
+    ::close(input[1]);
+  }
 }
 
 }  // namespace

@@ -66,6 +66,23 @@ TEST_F(Program, TakesEveryCacheType) {
   }
 }
 
+TEST_F(Program, KeepsItsCacheWhereItIsTold) {
+  const auto object = json({"--prompt", "the fox", "--max-tokens", "90"});
+  EXPECT_EQ(object["cache"], "contiguous");
+  for (const char* type : {"f32", "f16", "bf16"}) {
+    const auto with = [&](const char* cache) {
+      return json({"--prompt", "the fox", "--max-tokens", "90", "--cache-dtype", type, "--cache", cache});
+    };
+    const auto contiguous = with("contiguous"), paged = with("paged");
+    EXPECT_EQ(paged["cache"], "paged");
+    EXPECT_EQ(paged["output_ids"], contiguous["output_ids"]) << type;
+    EXPECT_EQ(paged["kv_cache"], contiguous["kv_cache"]);
+  }
+  EXPECT_NE(run_tiny({"--prompt", "the fox", "--cache", "paged"}).err.find("f32, paged"), std::string::npos);
+  std::ofstream(path("text")) << "the quick brown fox";
+  EXPECT_EQ(json({"--perplexity", path("text"), "--cache", "paged"}), json({"--perplexity", path("text")}));
+}
+
 TEST_F(Program, SamplesBySeed) {
   const auto ids = [&](const char* seed) {
     return json({"--prompt", "the fox", "--max-tokens", "20", "--temperature", "2", "--top-k", "50", "--seed",
@@ -116,6 +133,35 @@ TEST_F(Program, ReadsThePromptFromStandardInput) {
   expect_refused(run(arguments, "", "<" + path("text")), "not valid UTF-8 at byte 2");
 }
 
+TEST_F(Program, ReadsThePromptFromAFile) {
+  std::ofstream(path("text")) << "the\nfox\n";
+  const auto ids = [&](const char* option, const std::string& value, bool chat = false) {
+    std::vector<std::string> arguments{option, value, "--max-tokens", "2"};
+    if (chat) arguments.push_back("--chat");
+    return json(arguments)["prompt_ids"];
+  };
+  EXPECT_EQ(ids("--prompt-file", path("text")), ids("--prompt", "the\nfox"));
+  EXPECT_EQ(ids("--prompt-file", path("text"), true), ids("--prompt", "the\nfox", true));
+  std::ofstream(path("text")) << "fox\n\n";
+  EXPECT_EQ(ids("--prompt-file", path("text")), ids("--prompt", "fox\n")) << "one line break ends it";
+  for (const char* name : {"-", "/dev/stdin"}) {
+    const Result result =
+        run({"--model", path("tiny.gguf"), "--prompt-file", name, "--max-tokens", "2", "--json"},
+            "cat " + path("text") + " |", "");
+    EXPECT_EQ(nlohmann::json::parse(result.out)["prompt_ids"], ids("--prompt", "fox\n")) << result.err;
+    expect_refused(run({"--model", name, "--prompt-file", "-"}, "", "<" + path("text")),
+                   "--prompt-file and --model both read standard input");
+  }
+  expect_refused(run_tiny({"--prompt-file", "-"}), "--prompt-file is empty: standard input holds no text");
+  std::ofstream(path("empty"));
+  expect_refused(run_tiny({"--prompt-file", path("empty")}), "--prompt-file is empty: " + path("empty"));
+  expect_refused(run_tiny({"--prompt-file", path("empty"), "--chat"}), "--prompt-file is empty");
+  expect_refused(run_tiny({"--prompt-file", path("absent")}), "absent");
+  expect_refused(run_tiny({"--prompt-file", folder_.string()}), "Is a directory");
+  expect_refused(run_tiny({"--prompt-file", path("text"), "--prompt", "x"}), "excludes");
+  expect_refused(run_tiny({"--prompt-file", path("text"), "--perplexity", path("text")}), "excludes");
+}
+
 TEST_F(Program, ReadsFilesFromPipes) {
   std::ofstream(path("text")) << "the quick brown fox";
   const auto expected = run_tiny({"--perplexity", path("text"), "--json"});
@@ -145,8 +191,9 @@ TEST_F(Program, ReadsFilesFromPipes) {
 TEST_F(Program, PrintsHelp) {
   const Result result = run({"--help"});
   EXPECT_EQ(result.code, 0);
-  for (const char* option : {"--model", "--prompt", "--chat", "--max-tokens", "--temperature", "--top-k",
-                             "--seed", "--threads", "--cache-dtype", "--json", "--perplexity"}) {
+  for (const char* option :
+       {"--model", "--prompt", "--chat", "--max-tokens", "--temperature", "--top-k", "--seed", "--threads",
+        "--cache-dtype", "--cache", "--prompt-file", "--json", "--perplexity"}) {
     EXPECT_NE(result.out.find(option), std::string::npos) << option;
   }
 }
@@ -163,7 +210,7 @@ TEST_F(Program, RefusesWrongArguments) {
         std::pair("--max-tokens", "99999999999999999999"), std::pair("--temperature", "-0.5"),
         std::pair("--temperature", "nan"), std::pair("--temperature", "inf"), std::pair("--top-k", "-1"),
         std::pair("--threads", "0"), std::pair("--threads", "5000"), std::pair("--cache-dtype", "f64"),
-        std::pair("--seed", "-1")}) {
+        std::pair("--cache", "ring"), std::pair("--seed", "-1")}) {
     SCOPED_TRACE(std::string(option) + " " + value);
     expect_refused(run_tiny({"--prompt", "x", option, value}), option);
   }
