@@ -43,7 +43,7 @@ ChatTotals chat(const Options& options, Session& session, const Tokenizer& token
   const bool terminal = ::isatty(STDIN_FILENO) == 1;
   ChatTotals totals;
   LineReader lines;
-  Conversation conversation(chat_template, tokenizer);
+  Conversation conversation(chat_template, tokenizer, session.size() > 0);
   Sampler sampler(options.temperature, options.top_k, static_cast<std::uint64_t>(options.seed));
   while (true) {
     if (terminal) std::cerr << "> " << std::flush;
@@ -93,6 +93,7 @@ ChatTotals chat(const Options& options, Session& session, const Tokenizer& token
                " tokens is full; /reset forgets the conversation");
     if (!std::cout || answer.stop == "interrupt") break;
   }
+  if (options.save) save_all(session, conversation.unfed(), sizes.context_length, *options.save);
   if (interrupted()) totals.stop = "interrupt";
   return totals;
 }

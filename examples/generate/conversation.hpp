@@ -15,8 +15,9 @@ namespace generate {
 /// those stay as they were chosen.
 class Conversation {
  public:
-  /// Both must outlive it.
-  Conversation(const ChatTemplate& chat, const Tokenizer& tokenizer) : chat_(chat), tokenizer_(tokenizer) {}
+  /// Both must outlive it. `begun`: earlier turns are in the cache already.
+  Conversation(const ChatTemplate& chat, const Tokenizer& tokenizer, bool begun = false)
+      : chat_(chat), tokenizer_(tokenizer), first_(!begun) {}
 
   /// The tokens that come next for a message to be answered; nothing changes until it is. Throws
   /// std::invalid_argument when it is not UTF-8.
@@ -27,6 +28,9 @@ class Conversation {
     ids.insert(ids.end(), next.begin(), next.end());
     return ids;
   }
+
+  /// What is to be fed for the cache to hold all of the last answer that turn() does not spell.
+  std::span<const TokenId> unfed() const { return unfed_; }
 
   /// The answer to the last turn, all but its last token fed. The template spells how answers end, whatever
   /// token the model chose for it, and an answer that was cut short ends so too.
@@ -44,7 +48,7 @@ class Conversation {
  private:
   const ChatTemplate& chat_;
   const Tokenizer& tokenizer_;
-  bool first_ = true;
+  bool first_;
   std::vector<TokenId> unfed_;  // of the last answer
 };
 

@@ -57,6 +57,12 @@ void check_prompt(std::span<const TokenId> prompt, Index context_length) {
             "the prompt has " << prompt.size() << " tokens, the model's context " << context_length);
 }
 
+void check_prompt_after(Index size, std::span<const TokenId> prompt, Index context_length) {
+  GQA_CHECK(std::ssize(prompt) <= context_length - size, std::invalid_argument,
+            "the prompt has " << prompt.size() << " tokens, the cache " << size << ", the model's context "
+                              << context_length);
+}
+
 Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::span<const TokenId> prompt,
                            Sampler& sampler, Index context_length, Index max_tokens,
                            const std::function<void(std::string_view)>& sink, const Progress& progress,
@@ -106,6 +112,12 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
   emit(utf8.finish());
   result.generation_seconds = result.output_ids.size() > 1 ? seconds_since(start) : 0;
   return result;
+}
+
+void save_all(Session& session, std::span<const TokenId> unfed, Index context_length,
+              const std::filesystem::path& path) {
+  if (!unfed.empty() && session.size() + std::ssize(unfed) <= context_length) session.append(unfed);
+  session.save(path);
 }
 
 Likelihood measure(Session& session, std::span<const TokenId> tokens, Index context_length,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <string>
@@ -32,12 +33,20 @@ using Stop = std::function<bool()>;
 /// Throws std::invalid_argument for a prompt that is empty or longer than the context.
 void check_prompt(std::span<const TokenId> prompt, Index context_length);
 
+/// The same for a prompt that follows `size` tokens.
+void check_prompt_after(Index size, std::span<const TokenId> prompt, Index context_length);
+
 /// Continues a prompt until the model ends the text, `max_tokens` are there, its context is full or `stop`
 /// says so. `sink` gets the text as it is produced, in whole code points. Throws as check_prompt() does.
 Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::span<const TokenId> prompt,
                            Sampler& sampler, Index context_length, Index max_tokens,
                            const std::function<void(std::string_view)>& sink = {},
                            const Progress& progress = {}, const Stop& stop = {});
+
+/// Saves a session's cache when it holds also `unfed`, the tokens of its text that it was not fed yet (unless
+/// the context is full). Throws as Session::save does.
+void save_all(Session& session, std::span<const TokenId> unfed, Index context_length,
+              const std::filesystem::path& path);
 
 /// The mean of -ln p(token | those before it) over a text, and of how many tokens.
 struct Likelihood {

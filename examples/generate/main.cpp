@@ -39,6 +39,8 @@ std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const
   if (options.converses()) return {};
   const std::string prompt = options.prompt_file ? read_prompt_file(*options.prompt_file, "--prompt-file")
                                                  : read_prompt(options.prompt);
+  if (options.load)
+    return tokenizer.encode_next(options.chat ? ChatTemplate(file).render_next(prompt) : prompt);
   return tokenizer.encode(options.chat ? ChatTemplate(file).render(prompt) : prompt);
 }
 
@@ -112,6 +114,10 @@ int run(const Options& options) {
   const auto session = make_session(model, options.cache_type, executor, {}, options.cache_kind);
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
+  if (options.load) {
+    session->load(*options.load);
+    check_prompt_after(session->size(), tokens, sizes.context_length);
+  }
 
   catch_interrupt();
   if (options.perplexity) return print_perplexity(options, *session, tokens, sizes);
@@ -132,6 +138,12 @@ int run(const Options& options) {
       *session, tokenizer, tokens, sampler, sizes.context_length, options.max_tokens, stream,
       [&](double done) { line.show("reading the prompt", done); }, interrupted);
   line.clear();
+  if (options.save) {
+    // How an answer ends is spelled by what follows it: the next turn, or the text that goes on.
+    std::span<const TokenId> unfed = result.output_ids;
+    unfed = unfed.empty() || tokenizer.ends_text(unfed.back()) ? unfed.first(0) : unfed.last(1);
+    save_all(*session, unfed, sizes.context_length, *options.save);
+  }
   report.prompt_tokens = result.prompt_tokens;
   report.output_tokens = result.output_ids.size();
   report.prompt_seconds = result.prompt_seconds;

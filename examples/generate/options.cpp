@@ -51,15 +51,24 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
-  app.add_option("--cache", cache, "where keys and values are kept: in one piece, or in pages")
-      ->check(CLI::IsMember({"contiguous", "paged"}))
+  app.add_option("--cache", cache,
+                 "where keys and values are kept: in one piece, in pages, or in a ring of the model's window")
+      ->check(CLI::IsMember({"contiguous", "paged", "ring"}))
       ->capture_default_str();
+  auto* load = app.add_option("--load", options.load,
+                              "go on from a cache that --save kept: the prompt follows what it holds")
+                   ->type_name("FILE");
+  auto* save =
+      app.add_option("--save", options.save, "keep the cache of all that was read and written in a file")
+          ->type_name("FILE");
   app.add_option("--perplexity", options.perplexity,
                  "print the mean negative log-likelihood per token of this text instead; - is standard input")
       ->type_name("FILE")
       ->excludes(prompt)
       ->excludes(prompt_file)
-      ->excludes(chat);
+      ->excludes(chat)
+      ->excludes(load)
+      ->excludes(save);
   app.add_flag("--json", options.json, "print one JSON object");
   try {
     app.parse(argc, argv);
@@ -74,7 +83,9 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   options.cache_type = cache_dtype == "f16"    ? CacheType::f16
                        : cache_dtype == "bf16" ? CacheType::bf16
                                                : CacheType::f32;
-  options.cache_kind = cache == "paged" ? CacheKind::paged : CacheKind::contiguous;
+  options.cache_kind = cache == "paged"  ? CacheKind::paged
+                       : cache == "ring" ? CacheKind::ring
+                                         : CacheKind::contiguous;
   GQA_CHECK(!std::isnan(options.temperature), std::invalid_argument,
             "--temperature is nan");  // Range lets it pass
   GQA_CHECK(prompt->empty() || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");

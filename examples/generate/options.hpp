@@ -23,6 +23,8 @@ struct Options {
   Index num_threads = 1;
   CacheType cache_type = CacheType::f32;
   CacheKind cache_kind = CacheKind::contiguous;
+  std::optional<std::filesystem::path> load;  ///< a cache to go on from
+  std::optional<std::filesystem::path> save;  ///< where to keep it in the end
   bool json = false;
 
   bool converses() const { return chat && prompt.empty() && !prompt_file; }

@@ -35,7 +35,9 @@ CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index token
 void Report::note(const Session& session, const Hyperparameters& sizes) {
   const double seconds = prompt_seconds + generation_seconds;
   attention_share = seconds > 0 ? session.attention_seconds() / seconds : 0;
-  now = cache_sizes(sizes, cache_type, session.size());
+  // What is kept, which is less than the tokens fed where a ring drops them.
+  const Index token_bytes = cache_sizes(sizes, cache_type, 1).gqa;
+  now = cache_sizes(sizes, cache_type, session.cache_bytes() / token_bytes);
   full = cache_sizes(sizes, cache_type, sizes.context_length);
 }
 

@@ -7,6 +7,9 @@
 #include <vector>
 
 #include "gqa/gqa.hpp"
+#ifdef GENERATE_FILES
+#include "gqa/kv/file.hpp"
+#endif
 
 namespace generate {
 namespace {
@@ -49,7 +52,19 @@ class LlamaSession : public Session {
   void truncate(Index n) override { cache_.truncate(n); }
   void clear() override { cache_.clear(); }
 
+#ifdef GENERATE_FILES
+  void save(const std::filesystem::path& path) const override { gqa::save(cache_, path); }
+  void load(const std::filesystem::path& path) override { gqa::restore(cache_, path); }
+#else
+  void save(const std::filesystem::path&) const override { refuse_files(); }
+  void load(const std::filesystem::path&) override { refuse_files(); }
+#endif
+
  private:
+  [[noreturn]] static void refuse_files() {
+    throw std::invalid_argument("files of caches need xxHash (libxxhash-dev), which this build is without");
+  }
+
   void feed(std::span<const TokenId> tokens, std::span<const Index> positions, const auto& mask) {
     forward_.check(tokens);
     const gqa::Span span = cache_.extend(std::ssize(tokens));
@@ -87,6 +102,20 @@ template <class T>
 std::unique_ptr<Session> make(const Model& model, gqa::PoolExecutor executor, AttentionHook hook,
                               CacheKind kind) {
   const Hyperparameters& s = model.sizes;
+  if (kind == CacheKind::ring) {
+    GQA_CHECK(s.sliding_window < s.context_length, std::invalid_argument,
+              "a ring needs a model with a sliding window; this one's queries see all " << s.context_length
+                                                                                        << " tokens");
+    return std::make_unique<LlamaSession<gqa::RingCache<T>>>(
+        model, executor, std::move(hook),
+        gqa::RingCache<T>({.window = s.sliding_window,
+                           .max_span = ring_span,
+                           .max_tokens = s.context_length,
+                           .num_layers = s.num_layers,
+                           .num_kv_heads = s.num_kv_heads,
+                           .head_dim = s.head_dim,
+                           .value_dim = s.value_dim}));
+  }
   if (kind == CacheKind::paged)
     return std::make_unique<PagedSession<T>>(
         model, executor, std::move(hook),
@@ -118,7 +147,17 @@ const char* type_name(CacheType type) {
   return gqa::scalar_name<float>();
 }
 
-const char* kind_name(CacheKind kind) { return kind == CacheKind::paged ? "paged" : "contiguous"; }
+const char* kind_name(CacheKind kind) {
+  switch (kind) {
+    case CacheKind::paged:
+      return "paged";
+    case CacheKind::ring:
+      return "ring";
+    case CacheKind::contiguous:
+      break;
+  }
+  return "contiguous";
+}
 
 std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
                                       AttentionHook hook, CacheKind kind) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
@@ -42,12 +43,19 @@ class Session {
   virtual double attention_seconds() const = 0;  ///< spent in attention and in writing to the cache
   virtual void truncate(Index n) = 0;            ///< forgets all but the first n tokens
   virtual void clear() = 0;                      ///< forgets all tokens; times go on
+
+  /// Keeps the tokens' keys and values in a file, from which a session of the same model and cache goes on:
+  /// see gqa::save and gqa::restore, and what they throw. Throws std::invalid_argument where this program was
+  /// built without xxHash.
+  virtual void save(const std::filesystem::path& path) const = 0;
+  virtual void load(const std::filesystem::path& path) = 0;
 };
 
 enum class CacheType { f32, f16, bf16 };
 
-/// Where a session keeps keys and values: they are the same, and the text is.
-enum class CacheKind { contiguous, paged };
+/// Where a session keeps keys and values: they are the same, and the text is. A ring keeps what the model's
+/// sliding window can see.
+enum class CacheKind { contiguous, paged, ring };
 
 /// What --cache-dtype and --cache call them.
 const char* type_name(CacheType type);
@@ -57,7 +65,11 @@ const char* kind_name(CacheKind kind);
 /// with what is there then.
 using AttentionHook = Attend;
 
-/// A session of a model, which must outlive it, with a cache of the given element type.
+/// Tokens that a session in a ring can be fed at once.
+inline constexpr Index ring_span = 512;
+
+/// A session of a model, which must outlive it, with a cache of the given element type. Throws
+/// std::invalid_argument for a ring where the model has no sliding window.
 std::unique_ptr<Session> make_session(const Model& model, CacheType type, gqa::PoolExecutor executor,
                                       AttentionHook hook = {}, CacheKind kind = CacheKind::contiguous);
 
