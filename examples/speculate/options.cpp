@@ -30,7 +30,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
           ->type_name("FILE")
           ->excludes(prompt);
   app.add_flag("--chat", options.chat, "put the prompt into the model's chat template");
-  app.add_option("--ngram", options.lookup.ngram, "most last tokens that are looked for in the text")
+  app.add_option("--ngram", options.lookup.ngram, "last tokens that are looked for in the text before")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   app.add_option("--draft", options.lookup.draft, "most tokens drafted a step; 0: none, as without drafts")

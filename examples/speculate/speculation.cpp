@@ -26,7 +26,9 @@ Speculation speculate(generate::Session& session, const generate::Tokenizer& tok
   generate::Sampler greedy(0, 0, 0);
   result.generation =
       generate::continue_prompt(session, tokenizer, prompt, greedy, context_length, 1, {}, progress, stop);
-  auto& [output, text, why, prompt_tokens, prompt_seconds, seconds] = result.generation;
+  std::vector<TokenId>& output = result.generation.output_ids;
+  std::string& text = result.generation.text;
+  std::string_view& why = result.generation.stop;
   if (output.empty()) return result;  // interrupted
   const TokenId first = output.front();
   output.clear();
@@ -86,7 +88,8 @@ Speculation speculate(generate::Session& session, const generate::Tokenizer& tok
   }
   emit(utf8.finish());
   if (output.size() > 1)
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.generation.generation_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 

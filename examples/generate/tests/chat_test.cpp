@@ -47,11 +47,16 @@ TEST_F(Chat, AnswersEachTurnAsIfAllHadBeenReadAtOnce) {
       const Tokenizer tokenizer(file);
       Eigen::ThreadPool pool(1);
       const Model model(file, gqa::PoolExecutor(pool));
+      const ChatTemplate chat_template(file);
+      Conversation conversation(chat_template, tokenizer);
+      const char* const messages[] = {"the fox", "says 12", "the end"};
       Ids before;
       std::size_t prompt_tokens = 0, output_tokens = 0;
       for (int i = 0; i < 3; ++i) {
         const auto prompt = all[static_cast<std::size_t>(i)]["prompt_ids"].get<Ids>();
         const auto output = all[static_cast<std::size_t>(i)]["output_ids"].get<Ids>();
+        EXPECT_EQ(prompt, conversation.turn(messages[i]));
+        conversation.answered(output);
         before.insert(before.end(), prompt.begin(), prompt.end());
         Sampler greedy(0, 0, 0);
         const auto session = make_session(model, CacheType::f32, gqa::PoolExecutor(pool));
@@ -64,7 +69,6 @@ TEST_F(Chat, AnswersEachTurnAsIfAllHadBeenReadAtOnce) {
         prompt_tokens += prompt.size();
         output_tokens += output.size();
       }
-      EXPECT_EQ(all[0]["prompt_ids"], tokenizer.encode(ChatTemplate(file).render("the fox")));
       const auto& report = all.back();
       EXPECT_EQ(report["turns"], 3);
       EXPECT_EQ(report["prompt_tokens"], prompt_tokens);
@@ -117,6 +121,16 @@ TEST_F(Chat, SaysWhenTheContextIsFull) {
   const Result alone = say(std::string(201, 'x') + "\n");
   EXPECT_EQ(alone.code, 2);
   EXPECT_EQ(alone.err.find("/reset"), std::string::npos) << "there is nothing to forget";
+}
+
+TEST_F(Chat, UsesTheWholeContext) {
+  const auto fixed =
+      static_cast<std::size_t>(objects("x", {"--max-tokens", "1"})[0]["prompt_ids"].size()) - 1;
+  const auto all =
+      objects(std::string(200 - fixed, 'x') + "\n/reset\n" + std::string(201 - fixed, 'x') + "\n", {}, 2);
+  ASSERT_EQ(all.size(), 2U);
+  EXPECT_EQ(all[0]["prompt_ids"].size(), 200U);
+  EXPECT_EQ(all[0]["output_ids"].size(), 1U);
 }
 
 TEST_F(Chat, SaysWhenAnAnswerFillsTheContext) {

@@ -17,16 +17,13 @@ TEST(PromptLookup, FindsWhatFollowedBefore) {
   const Ids text{1, 2, 5, 6, 7, 1, 2, 8, 3, 1, 2};
   EXPECT_EQ(lookup.continuations(text, 2), (Found{{8, 3}, {5, 6}})) << "the latest first";
   EXPECT_EQ(lookup.continuations(text, 0), Found{});
-  // Longer matches come before later ones.
-  const Ids shorter{1, 2, 5, 9, 2, 7, 1, 2};
-  EXPECT_EQ(lookup.continuations(shorter, 2), (Found{{5, 9}, {7, 1}}));
-  // A single token is looked for where two are not found.
-  EXPECT_EQ(lookup.continuations(Ids{4, 5, 6, 3, 4}, 1), (Found{{5}}));
+  EXPECT_EQ(lookup.continuations(Ids{4, 5, 6, 3, 4}, 1), Found{}) << "3 4 has not been there";
   EXPECT_EQ(lookup.continuations(Ids{4, 5, 6}, 3), Found{});
+  EXPECT_EQ(lookup.continuations(Ids{4, 4}, 3), Found{});
   EXPECT_EQ(lookup.continuations(Ids{4}, 3), Found{});
 }
 
-TEST(PromptLookup, LooksForNoMoreTokensThanAsked) {
+TEST(PromptLookup, LooksForAsManyTokensAsAsked) {
   const Ids text{1, 2, 3, 5, 9, 2, 3, 6, 9, 3, 7, 1, 2, 3};
   const auto first = [&](Index ngram) {
     return PromptLookup{.ngram = ngram, .branches = 1}.continuations(text, 1);
@@ -34,12 +31,13 @@ TEST(PromptLookup, LooksForNoMoreTokensThanAsked) {
   EXPECT_EQ(first(3), Found{{5}});
   EXPECT_EQ(first(2), Found{{6}});
   EXPECT_EQ(first(1), Found{{7}});
-  EXPECT_EQ(first(64), Found{{5}});
+  EXPECT_EQ(first(4), Found{});
+  EXPECT_EQ(first(64), Found{});
 }
 
 TEST(PromptLookup, GoesOnAsARepetitionPastTheEnd) {
   const PromptLookup lookup{.ngram = 3, .draft = 8, .branches = 1};
-  EXPECT_EQ(lookup.continuations(Ids{7, 7}, 5), (Found{{7, 7, 7, 7, 7}}));
+  EXPECT_EQ(lookup.continuations(Ids{7, 7, 7, 7}, 5), (Found{{7, 7, 7, 7, 7}}));
   EXPECT_EQ(lookup.continuations(Ids{1, 2, 3, 1, 2, 3}, 7), (Found{{1, 2, 3, 1, 2, 3, 1}}));
 }
 
@@ -64,6 +62,28 @@ TEST(PromptLookup, BeginsWithWhatIsSure) {
   EXPECT_EQ(lookup(text, sure, 0).size(), 1);
   EXPECT_EQ((PromptLookup{.draft = 1}(text, sure, 100).size()), 2);
   EXPECT_EQ((PromptLookup{.draft = 0}(text, sure, 100).size()), 1);
+}
+
+TEST(PromptLookup, GivesEveryBranchAShare) {
+  Ids text;
+  for (const TokenId next : {5, 6, 7}) text.insert(text.end(), {1, next, next, next, next, 0});
+  text.push_back(1);
+  const auto sizes = [&](Index draft, Index branches) {
+    const TokenTree tree = PromptLookup{.ngram = 1, .draft = draft, .branches = branches}(text, {}, 100);
+    std::vector<Index> all;
+    for (Index i = 1; i < tree.size(); ++i) {
+      if (tree.parents()[static_cast<std::size_t>(i)] == 0) all.push_back(0);
+      ++all.back();
+    }
+    return all;
+  };
+  EXPECT_EQ(sizes(8, 1), (std::vector<Index>{8}));
+  EXPECT_EQ(sizes(8, 2), (std::vector<Index>{6, 2}));
+  EXPECT_EQ(sizes(8, 3), (std::vector<Index>{6, 1, 1}));
+  EXPECT_EQ(sizes(12, 3), (std::vector<Index>{8, 2, 2}));
+  EXPECT_EQ(sizes(3, 2), (std::vector<Index>{2, 1})) << "never none, as long as half is the trunk's";
+  EXPECT_EQ(sizes(3, 3), (std::vector<Index>{2, 1}));
+  EXPECT_EQ(sizes(1, 3), (std::vector<Index>{1}));
 }
 
 TEST(PromptLookup, DraftsAtMostWhatIsAllowed) {

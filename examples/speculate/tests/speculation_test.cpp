@@ -87,6 +87,7 @@ TEST(AppendTree, EveryNodeSeesItsPath) {
     EXPECT_EQ(session->size(), 61 + tree.size());
     const Matrix scores = session->all_logits();
     ASSERT_EQ(scores.rows(), tree.size());
+    bool rounded_differently = false;
     for (Index node = 0; node < tree.size(); ++node) {
       std::vector<TokenId> path;
       for (Index i = node; i >= 0; i = tree.parents()[static_cast<std::size_t>(i)])
@@ -99,7 +100,9 @@ TEST(AppendTree, EveryNodeSeesItsPath) {
         EXPECT_EQ(scores.row(node), expected.row(0)) << node;
       else
         EXPECT_LE((scores.row(node) - expected.row(0)).cwiseAbs().maxCoeff(), 1e-4F) << node;
+      rounded_differently |= scores.row(node) != expected.row(0);
     }
+    EXPECT_TRUE(rounded_differently) << "else other branches could be kept as they are";
     // Once it is truncated away, nothing of it is left.
     session->truncate(61 + 2);
     const std::vector<TokenId> next{99};
@@ -257,6 +260,19 @@ TEST(Speculate, EndsTheTextAtADraftedToken) {
     const Speculation run = speculatively(ending, prompt, lookup, 100);
     EXPECT_EQ(run.generation.output_ids, plain.output_ids);
     EXPECT_EQ(run.generation.stop, "end");
+    if (plain.output_ids.size() == 1) continue;
+    // A draft that knows the text, and goes on behind its end, is accepted up to there.
+    const Speculation known = speculatively(
+        ending, prompt,
+        [&](std::span<const TokenId> text, auto, Index) {
+          TokenTree tree(text.back());
+          tree.add(std::span(all).subspan(1));
+          return tree;
+        },
+        100);
+    EXPECT_EQ(known.generation.output_ids, plain.output_ids);
+    EXPECT_EQ(known.steps, 1);
+    EXPECT_EQ(known.accepted, std::ssize(plain.output_ids) - 1);
   }
 }
 
