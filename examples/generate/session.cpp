@@ -110,6 +110,7 @@ std::unique_ptr<Session> make(const Model& model, gqa::PoolExecutor executor, At
         model, executor, std::move(hook),
         gqa::RingCache<T>({.window = s.sliding_window,
                            .max_span = ring_span,
+                           .rollback = ring_span,
                            .max_tokens = s.context_length,
                            .num_layers = s.num_layers,
                            .num_kv_heads = s.num_kv_heads,
