@@ -32,10 +32,12 @@ class ChatTemplate {
     }
   }
 
-  /// The text whose continuation answers the message.
-  std::string render(std::string_view user_message) const {
+  /// The text whose continuation answers the message, with the template's own system message.
+  std::string render(std::string_view user_message) const { return render(user_message, system_); }
+  /// With another one, or with none where it is empty.
+  static std::string render(std::string_view user_message, std::string_view system) {
     std::string text;
-    if (!system_.empty()) text.append("<|im_start|>system\n").append(system_).append("<|im_end|>\n");
+    if (!system.empty()) text.append("<|im_start|>system\n").append(system).append("<|im_end|>\n");
     return text + turn(user_message);
   }
 

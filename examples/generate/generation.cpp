@@ -7,7 +7,7 @@
 #include <stdexcept>
 
 #include "gqa/core/error.hpp"
-#include "utf8.hpp"
+#include "log_sum_exp.hpp"
 
 namespace generate {
 namespace {
@@ -36,9 +36,7 @@ bool each_chunk(std::span<const TokenId> tokens, Index size, const Stop& stop, T
 
 /// -ln softmax(scores)[token]
 double negative_log(const Eigen::Ref<const Vector>& scores, TokenId token) {
-  const double highest = scores.maxCoeff();
-  const double sum = (scores.cast<double>().array() - highest).exp().sum();
-  return std::log(sum) + highest - static_cast<double>(scores[token]);
+  return log_sum_exp(scores) - static_cast<double>(scores[token]);
 }
 
 }  // namespace
@@ -69,9 +67,8 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
                            const Stop& stop) {
   check_prompt(prompt, context_length);
   Generation result;
-  Utf8Stream utf8;
+  Continuation continuation(tokenizer, context_length, max_tokens);
   const auto emit = [&](const std::string& text) {
-    result.text += text;
     if (sink && !text.empty()) sink(text);
   };
 
@@ -91,25 +88,15 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
 
   start = std::chrono::steady_clock::now();
   while (true) {
-    const TokenId next = sampler(logits);
-    result.output_ids.push_back(next);
-    emit(utf8.push(tokenizer.bytes(next)));
-    if (tokenizer.ends_text(next)) {
-      result.stop = "end";
-    } else if (std::ssize(result.output_ids) >= max_tokens) {
-      result.stop = "max-tokens";
-    } else if (session.size() >= context_length) {
-      result.stop = "context";
-    } else if (stop && stop()) {
-      result.stop = "interrupt";
-    } else {
-      session.append({&next, 1});
-      logits = session.logits();
-      continue;
-    }
-    break;
+    emit(continuation.push(sampler(logits), session.size()));
+    if (continuation.goes_on() && stop && stop()) emit(continuation.end("interrupt"));
+    if (!continuation.goes_on()) break;
+    session.append({&continuation.ids().back(), 1});
+    logits = session.logits();
   }
-  emit(utf8.finish());
+  result.output_ids = continuation.ids();
+  result.text = continuation.text();
+  result.stop = continuation.stop();
   result.generation_seconds = result.output_ids.size() > 1 ? seconds_since(start) : 0;
   return result;
 }

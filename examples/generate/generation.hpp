@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "continuation.hpp"
 #include "sampler.hpp"
 #include "session.hpp"
 #include "tokenizer.hpp"

@@ -115,7 +115,11 @@ int run(const Options& options) {
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
   if (options.load) {
-    session->load(*options.load);
+    try {
+      session->load(*options.load);
+    } catch (const gqa::format_error& error) {  // not the model's file
+      throw std::invalid_argument(error.what());
+    }
     check_prompt_after(session->size(), tokens, sizes.context_length);
   }
 
@@ -169,23 +173,10 @@ int run(const Options& options) {
 
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  std::string model;
-  try {
+  return generate::exit_code_of("generate", [&](std::string& model) {
     const auto options = generate::parse_options(argc, argv);
     if (!options) return 0;
-    model = options->model.string() + ": ";
-    const int code = generate::run(*options);
-    if (!std::cout) return generate::fail("generate", 1, "cannot write to standard output");
-    return code;
-  } catch (const gqa::format_error& error) {
-    return generate::fail("generate", 2, model + error.what());
-  } catch (const std::invalid_argument& error) {
-    return generate::fail("generate", 2, error.what());
-  } catch (const std::system_error& error) {
-    return generate::fail("generate", 2, error.what());
-  } catch (const std::bad_alloc&) {
-    return generate::fail("generate", 1, "not enough memory");
-  } catch (const std::exception& error) {
-    return generate::fail("generate", 1, error.what());
-  }
+    model = options->model.string();
+    return generate::run(*options);
+  });
 }

@@ -72,7 +72,8 @@ class Program : public testing::Test {
     EXPECT_EQ(result.code, 2) << result.err;
     EXPECT_EQ(result.out, "");
     EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
-    EXPECT_EQ(result.err.find("generate: "), 0U) << result.err;
+    EXPECT_EQ(result.err.find(std::filesystem::path(GENERATE_PROGRAM).filename().string() + ": "), 0U)
+        << result.err;
     EXPECT_NE(result.err.find(part), std::string::npos) << result.err << "expected: " << part;
   }
 

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "gqa/core/error.hpp"
+#include "session.hpp"
+
+namespace generate {
+
+/// The options of every program that has a model continue texts.
+struct ModelOptions {
+  std::filesystem::path model;
+  bool chat = false;
+  Index max_tokens = 64;
+  Index num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
+  std::string cache_dtype = "f32";
+  bool json = false;
+
+  void add_to(CLI::App& app) {
+    constexpr auto largest = std::numeric_limits<std::int32_t>::max();
+    app.add_option("--model", model, "model to load; - is standard input")->type_name("GGUF")->required();
+    app.add_flag("--chat", chat, "put each prompt into the model's chat template");
+    app.add_option("--max-tokens", max_tokens, "most tokens to generate for each text")
+        ->check(CLI::Range(1, largest))
+        ->capture_default_str();
+    app.add_option("--threads", num_threads, "threads to compute with")
+        ->check(CLI::Range(1, 1024))
+        ->capture_default_str();
+    app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
+        ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+        ->capture_default_str();
+    app.add_flag("--json", json, "print one JSON object");
+  }
+
+  CacheType cache_type() const {
+    return cache_dtype == "f16" ? CacheType::f16 : cache_dtype == "bf16" ? CacheType::bf16 : CacheType::f32;
+  }
+};
+
+/// Reads a command line. False when it asked for help, which is printed. Throws std::invalid_argument with
+/// one line that says what is wrong.
+inline bool parse(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return false;
+  } catch (const CLI::ParseError& error) {
+    throw std::invalid_argument(error.what());
+  }
+  return true;
+}
+
+}  // namespace generate
