@@ -55,7 +55,7 @@ int run(const Options& options) {
   line.clear();
 
   generate::catch_interrupt();
-  const auto session = generate::make_session(model, options.cache_type, executor);
+  const auto session = generate::make_session(model, options.cache_type(), executor);
   const auto stream = [&](std::string_view text) {
     line.clear();
     if (!options.json) std::cout << text << std::flush;

@@ -5,23 +5,17 @@
 #include <optional>
 #include <string>
 
+#include "model_options.hpp"
 #include "prompt_lookup.hpp"
-#include "session.hpp"
 
 namespace speculate {
 
-struct Options {
-  std::filesystem::path model;
+struct Options : generate::ModelOptions {
   std::string prompt;
   std::optional<std::filesystem::path> prompt_file;
-  bool chat = false;
   PromptLookup lookup;
-  Index max_tokens = 256;
-  Index num_threads = 1;
-  generate::CacheType cache_type = generate::CacheType::f32;
   bool verify = false;
   bool compare = false;
-  bool json = false;
 };
 
 /// The options of a command line. Prints help and returns nothing when asked for it. Throws

@@ -35,7 +35,7 @@ std::string Report::text() const {
       << (result.branch_steps == 1 ? " step" : " steps") << " went on along another branch\n";
   out << "            n-grams of " << options.lookup.ngram << ", " << options.lookup.draft << " drafted, "
       << options.lookup.branches << (options.lookup.branches == 1 ? " branch" : " branches") << "; cache "
-      << generate::type_name(options.cache_type) << ", " << options.num_threads
+      << generate::type_name(options.cache_type()) << ", " << options.num_threads
       << (options.num_threads == 1 ? " thread\n" : " threads\n");
   if (plain && options.compare)
     out << "plain       " << speed(*plain) << "; with drafts " << std::setprecision(2) << speedup()
@@ -50,7 +50,7 @@ nlohmann::ordered_json Report::json() const {
       {"output_ids", run.output_ids},
       {"text", run.text},
       {"threads", options.num_threads},
-      {"cache_dtype", generate::type_name(options.cache_type)},
+      {"cache_dtype", generate::type_name(options.cache_type())},
       {"ngram", options.lookup.ngram},
       {"draft", options.lookup.draft},
       {"branches", options.lookup.branches},

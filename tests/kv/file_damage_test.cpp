@@ -12,35 +12,14 @@
 
 #include "gqa/kv/file.hpp"
 #include "gqa/kv/mapped_prefix.hpp"
+#include "kv/counted_memory.hpp"
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
-
-namespace {
-
-std::int64_t allocations_left = -1;  // until one fails; -1: none does
-
-void* allocate(std::size_t size, std::size_t align) {
-  if (allocations_left == 0) throw std::bad_alloc();
-  if (allocations_left > 0) --allocations_left;
-  void* p = std::aligned_alloc(align, (size + align) / align * align);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t size) { return allocate(size, 16); }
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate(size, static_cast<std::size_t>(align));
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace gqa {
 namespace {
 
+using test::allocations_left;
 using test::Bytes;
 using test::cache_of;
 using test::contents;
