@@ -91,16 +91,16 @@ std::vector<Scheduler::Share> Scheduler::shares() const {
 /// Pages a sequence takes to have so many tokens more.
 Index Scheduler::pages_for(Index sequence, Index tokens) const {
   const Index size = at(sequence).tokens, page = pages_.page_tokens();
-  const bool copies = tokens > 0 && size % page != 0 && shares_last_page(sequence);
+  const bool copies = tokens > 0 && size % page != 0 && copies_last_page(sequence);
   return gqa::ceil_div(size + tokens, page) - gqa::ceil_div(size, page) + (copies ? 1 : 0);
 }
 
-/// Whether a sequence's last tokens are in a page of others too. The first of them to go on copies it, until
-/// one is left.
-bool Scheduler::shares_last_page(Index sequence) const {
+/// Whether a sequence copies the page of its last tokens when it goes on: where its siblings' are in it too,
+/// until the last of them has it to itself.
+bool Scheduler::copies_last_page(Index sequence) const {
   const Sequence& s = at(sequence);
-  for (Index i = s.leader; s.forked && i < s.leader + s.samples; ++i)
-    if (i != sequence && is(i, State::resident) && at(i).forked) return true;
+  for (Index i = sequence + 1; s.forked && i < s.leader + s.samples; ++i)
+    if (is(i, State::resident) && at(i).forked) return true;
   return false;
 }
 
@@ -125,7 +125,7 @@ Index Scheduler::claims() const {
   return sum;
 }
 
-/// Those that take part, and the samples that will.
+/// Those that take part, and the samples that will: with those that are swapped out never more than may.
 Index Scheduler::residents() const {
   Index count = 0;
   for (Index i = 0; i < size(); ++i)
@@ -154,11 +154,8 @@ void Scheduler::preempt() {
 
 bool Scheduler::resume(Index sequence) {
   Sequence& s = at(sequence);
-  const Index taken = gqa::ceil_div(s.tokens, pages_.page_tokens()), others = residents();
-  const Index joining = s.reading() ? s.samples : 1;
-  if (others > 0 &&
-      (others + joining > limits_.sequences || taken + claim(sequence) + claims() > pages_.available()))
-    return false;
+  const Index taken = gqa::ceil_div(s.tokens, pages_.page_tokens());
+  if (residents() > 0 && taken + claim(sequence) + claims() > pages_.available()) return false;
   pages_.swap_in(sequence);
   s.state = State::resident;
   return true;

@@ -97,7 +97,7 @@ class Scheduler {
   Index needed() const;
   Index residents() const;
   Index prompt_room() const;
-  bool shares_last_page(Index sequence) const;
+  bool copies_last_page(Index sequence) const;
   void preempt();
   bool resume(Index sequence);
   void begin(Index sequence);

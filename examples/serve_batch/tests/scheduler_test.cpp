@@ -191,6 +191,21 @@ TEST(Scheduler, ForksSamplesWhenTheirPromptIsRead) {
   EXPECT_EQ(run.scheduler.sequences()[1].found, 6);
 }
 
+TEST(Scheduler, SwapsNobodyOutWhereEverySampleHasItsPage) {
+  Passes run(4, {.sequences = 4, .prompt_tokens = 8});
+  run.add(5, {4, 4, 4});  // a page in common, and one each up to its end
+  while (!run.scheduler.done()) run.pass();
+  EXPECT_EQ(run.pages.log, "begin 0; fork 1; fork 2; end 0; end 1; end 2; ");
+}
+
+TEST(Scheduler, BeginsWhereThereIsAPageForEverySample) {
+  Passes run(5, {.sequences = 4, .prompt_tokens = 8});
+  run.add(4, {8});
+  run.add(4, {2, 2, 2});
+  while (!run.scheduler.done()) run.pass();
+  EXPECT_EQ(run.pages.log, "begin 0; begin 1; end 1; end 0; begin 1; fork 2; fork 3; end 1; end 2; end 3; ");
+}
+
 TEST(Scheduler, SwapsOutTheYoungestAndTakesBackTheOldest) {
   Passes run(4, {.sequences = 4, .prompt_tokens = 8});
   run.add(4, {9});  // up to 3 pages
@@ -213,14 +228,14 @@ TEST(Scheduler, BeginsNobodyWhileOneIsOut) {
 }
 
 TEST(Scheduler, FindsWhatOthersRead) {
-  Passes run(20, {.sequences = 4, .prompt_tokens = 8}, 3);
+  Passes run(20, {.sequences = 4, .prompt_tokens = 4}, 3);
   run.add(15, {2});
   run.add(14, {2});
   run.add(12, {2});
   while (!run.scheduler.done()) run.pass();
   EXPECT_EQ(run.scheduler.sequences()[0].found, 0);
-  EXPECT_EQ(run.scheduler.sequences()[1].found, 8);  // begins beside the first one's last piece
-  EXPECT_EQ(run.scheduler.sequences()[2].found, 8);  // never all of its prompt
+  EXPECT_EQ(run.scheduler.sequences()[1].found, 12);  // begins beside the first one's last piece
+  EXPECT_EQ(run.scheduler.sequences()[2].found, 8);   // never all of its prompt
 }
 
 TEST(Scheduler, RefusesWhatCannotRun) {
