@@ -14,6 +14,7 @@
 #include <gqa/kv/cache.hpp>
 #include <gqa/kv/file.hpp>
 #include <gqa/kv/mapped_prefix.hpp>
+#include <gqa/kv/paged.hpp>
 #include <system_error>
 
 #include "rows.hpp"
@@ -62,15 +63,34 @@ void read_plainly(const Path& path, char* data, bool all_apart) {
 
 enum class Operation { save, restore, map };
 
-/// A cache of an 8B model's shape, saved in a folder.
+constexpr Index L = 32, G = 8, D = 128;  // an 8B model's
+
+/// A cache of some tokens, or one for them.
+struct InSlabs {
+  using Cache = gqa::KVCache<gqa::bfloat16>;
+  Cache cache;
+  explicit InSlabs(Index) : cache({.max_tokens = 65536, .num_layers = L, .num_kv_heads = G, .head_dim = D}) {}
+};
+struct InPages {
+  using Pool = gqa::PagedCache<gqa::bfloat16>;
+  using Cache = gqa::PagedSequence<gqa::bfloat16>;
+  Pool pool;
+  Cache cache;
+  explicit InPages(Index tokens)  // what is restored takes its pages before others are given back
+      : pool({.num_pages = 2 * gqa::ceil_div(tokens, 64), .num_layers = L, .num_kv_heads = G, .head_dim = D}),
+        cache(pool.sequence(pool.create())) {}
+};
+
+/// A cache saved in a folder.
+template <class Place>
 class Files final : public Subject {
  public:
   Files(Operation operation, const Path& folder, Index tokens)
       : operation_(operation),
         path_(folder / ("gqa_bench." + std::to_string(::getpid()))),
-        cache_(make(tokens)),
-        other_(make(0)) {
-    const auto k = random_tensor<gqa::bfloat16>(1, tokens, 8, 128, 2);
+        place_(tokens),
+        other_place_(tokens) {
+    const auto k = random_tensor<gqa::bfloat16>(1, tokens, G, D, 2);
     const gqa::Span span = cache_.extend(tokens);
     for (Index layer = 0; layer < cache_.num_layers(); ++layer) cache_.write(layer, span, k, k);
     gqa::save(cache_, path_);
@@ -96,7 +116,7 @@ class Files final : public Subject {
     run(nullptr);
     gqa::restore(other_, path_);
     const Index n = cache_.size();
-    Tensor<gqa::bfloat16> k(1, n, 8, 128), v(1, n, 8, 128), same_k(1, n, 8, 128), same_v(1, n, 8, 128);
+    Tensor<gqa::bfloat16> k(1, n, G, D), v(1, n, G, D), same_k(1, n, G, D), same_v(1, n, G, D);
     for (Index layer = 0; layer < cache_.num_layers(); layer += 7) {
       cache_.read(layer, {0, n}, k, v);
       other_.read(layer, {0, n}, same_k, same_v);
@@ -142,26 +162,24 @@ class Files final : public Subject {
   }
 
  private:
-  static gqa::KVCache<gqa::bfloat16> make(Index tokens) {
-    return gqa::KVCache<gqa::bfloat16>(
-        {.max_tokens = std::max<Index>(tokens, 65536), .num_layers = 32, .num_kv_heads = 8, .head_dim = 128});
-  }
-
   Operation operation_;
   Path path_;
-  gqa::KVCache<gqa::bfloat16> cache_, other_;
+  Place place_, other_place_;
+  typename Place::Cache& cache_ = place_.cache;
+  typename Place::Cache& other_ = other_place_.cache;
   std::size_t size_ = 0;
   Bytes plain_;
 };
 
+template <class Place>
 Row file_row(const char* name, Operation operation, const char* where, const Path& folder, Index tokens) {
   const std::string full = std::string(name) + "/bf16/L:32/G:8/D:128/tokens:" + std::to_string(tokens) + "/" +
                            where + "/threads:1";
   Row row{.name = full, .memory_key = full, .dtype = Dtype::bf16};
-  row.bytes = operation == Operation::map ? 0 : 2.0 * 32 * 8 * 128 * 2 * static_cast<double>(tokens);
+  row.bytes = operation == Operation::map ? 0 : 2.0 * L * G * D * 2 * static_cast<double>(tokens);
   row.footprint = row.bytes;
   row.memory = 4 * row.bytes;
-  row.make = [=] { return std::make_unique<Files>(operation, folder, tokens); };
+  row.make = [=] { return std::make_unique<Files<Place>>(operation, folder, tokens); };
   return row;
 }
 
@@ -177,9 +195,11 @@ std::vector<Row> file_rows() {
     std::error_code error;
     const std::filesystem::space_info space = std::filesystem::space(folder, error);
     if (error || space.available < std::uintmax_t{1} << 30) continue;  // containers have little of /dev/shm
-    rows.push_back(file_row("file_save", Operation::save, where, folder, 2048));
-    rows.push_back(file_row("file_restore", Operation::restore, where, folder, 2048));
-    rows.push_back(file_row("file_map", Operation::map, where, folder, 2048));
+    rows.push_back(file_row<InSlabs>("file_save", Operation::save, where, folder, 2048));
+    rows.push_back(file_row<InPages>("file_save/paged", Operation::save, where, folder, 2048));
+    rows.push_back(file_row<InSlabs>("file_restore", Operation::restore, where, folder, 2048));
+    rows.push_back(file_row<InPages>("file_restore/paged", Operation::restore, where, folder, 2048));
+    rows.push_back(file_row<InSlabs>("file_map", Operation::map, where, folder, 2048));
   }
   return rows;
 }

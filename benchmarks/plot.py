@@ -228,6 +228,38 @@ def batches(report, folder):
     save(figure, folder, "batches.svg")
 
 
+def caches(report, folder):
+    """Decode time by cache over contiguous; how many sequences fit."""
+    kinds = [("pages\nof 64", "paged", "of_contiguous"), ("pages\nof 128", "paged", "pages_128"), ("pages\nof 256", "paged", "pages_256"),
+             ("ring", "ring", "of_contiguous"), ("hybrid", "hybrid", "of_contiguous"), ("batch", "batch", "of_contiguous")]
+    sizes = {"paged": ("ctx:{0}", 1), "ring": ("W:{1}/ctx:{0}", 2), "hybrid": ("W:{1}/ctx:{0}", 8), "batch": ("B:8/ctx:{1}", 8)}
+
+    def ratio(member, counter, dtype, tokens):
+        size, part = sizes[member]
+        name = f"member_decode/{member}/{dtype}/H:32/G:8/D:128/{size.format(tokens, tokens // part)}/threads:1"
+        return report.rows.get(name, {}).get(counter)
+
+    series = {f"{dtype}, {where}": [ratio(member, counter, dtype, tokens) for _, member, counter in kinds]
+              for where, tokens in (("8,192 tokens, from memory", 8192), ("1,024 tokens, in cache", 1024)) for dtype in ("f32", "bf16")}
+    fit = {label: [report.rows.get(f"sequences_in_1_GiB/bf16/L:32/H:32/G:{G}/D:128/ctx:2048/threads:1", {}).get(counter) for G in (32, 8, 1)]
+           for label, counter in (("2,048 tokens each", "paged"), ("1 to 2,048 tokens, contiguous", "contiguous_mixed"),
+                                  ("1 to 2,048 tokens, pages of 64", "paged_mixed"))}
+    if not any(h for heights in [*series.values(), *fit.values()] for h in heights):
+        return
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), width_ratios=(2, 1))
+    bars(left, series, [label for label, _, _ in kinds], "{:.2f}".format)
+    left.axhline(1, color=FAINT, linestyle="--", linewidth=1)
+    left.set(ylabel="time over contiguous", title="Decoding one token: H 32, G 8, D 128, one thread")
+    left.set_ylim(top=1.25 * left.get_ylim()[1])
+    left.legend(ncols=2, fontsize=8, loc="upper left")
+    bars(right, fit, ["MHA\n(G 32)", "GQA\n(G 8)", "MQA\n(G 1)"], lambda n: f"{n:.0f}" if n == round(n) else f"{n:.1f}")
+    right.set(yscale="log", ylabel="sequences", title="In 1 GiB: 32 layers, H 32, D 128, bf16")
+    right.set_ylim(top=4 * right.get_ylim()[1])
+    right.legend(fontsize=8, loc="upper left")
+    figure.supxlabel(report.machine(), fontsize=7)
+    save(figure, folder, "caches.svg")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", help="from benchmarks/run")
@@ -245,6 +277,7 @@ def main():
     sparsity(report, options.out)
     scores(report, options.out)
     batches(report, options.out)
+    caches(report, options.out)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ std::vector<Row> all_rows(const Machine& machine) {
     }
   };
   std::ranges::move(cache_rows(), std::back_inserter(rows));
+  std::ranges::move(operation_rows(), std::back_inserter(rows));
+  std::ranges::move(capacity_rows(), std::back_inserter(rows));
 #ifdef BENCH_FILES
   std::ranges::move(file_rows(), std::back_inserter(rows));
 #endif
@@ -109,6 +111,8 @@ std::vector<Row> all_rows(const Machine& machine) {
   std::ranges::move(score_rows(machine), std::back_inserter(rows));
   std::ranges::move(batch_rows(machine), std::back_inserter(rows));
   std::ranges::move(prefix_rows(machine), std::back_inserter(rows));
+  std::ranges::move(member_rows(machine), std::back_inserter(rows));
+  std::ranges::move(ring_rows(), std::back_inserter(rows));
 
   for (Index G : {32, 8, 1})
     for (Index ctx : {1024, 8192}) add({.G = G, .ctx = ctx}, "eigen_decode", {1, 2});

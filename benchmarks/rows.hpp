@@ -40,11 +40,15 @@ std::vector<Row> all_rows(const Machine& machine);
 /// One subject a function. First those that are not attention: filling and growing a cache, rotating queries
 /// and keys.
 std::vector<Row> cache_rows();
+std::vector<Row> operation_rows();
+std::vector<Row> capacity_rows();
 std::vector<Row> file_rows();  ///< where xxHash is
 std::vector<Row> rope_rows();
 std::vector<Row> block_rows(const Machine& machine);
 std::vector<Row> score_rows(const Machine& machine);
 std::vector<Row> batch_rows(const Machine& machine);
 std::vector<Row> prefix_rows(const Machine& machine);
+std::vector<Row> member_rows(const Machine& machine);
+std::vector<Row> ring_rows();
 
 }  // namespace bench

@@ -32,6 +32,12 @@ def check(include, compiler, command, program, printed, most_lines):
         sys.exit(f"the program prints\n{run.stdout}and the README says\n{printed}")
 
 
+def has_xxhash(compiler):
+    test = subprocess.run([compiler, "-E", "-x", "c++", "-"], input="#include <xxhash.h>", capture_output=True, text=True,
+                          check=False)
+    return test.returncode == 0
+
+
 def make_single_header(repository, cmake, folder):
     made = pathlib.Path(folder, "gqa_single.hpp")
     subprocess.run([cmake, "-D", f"INCLUDE_DIR={repository}/include", "-D", "VERSION=0", "-D", f"OUTPUT={made}", "-P",
@@ -44,8 +50,14 @@ def main(repository, compiler, cmake):
     command = block(readme, "compile", "sh")
     if not command.startswith("g++ "):
         sys.exit(f"the command does not start with g++: {command}")
-    for name, most_lines in (("", 15), (": layers", 25)):
-        check(repository / "include", compiler, command, block(readme, "program" + name, "cpp"),
+    for name, most_lines in (("", 15), (": layers", 25), (": pages", 25), (": files", 25)):
+        program, flags = block(readme, "program" + name, "cpp"), "first"
+        if name == ": files":
+            if not has_xxhash(compiler):
+                print("xxHash is not here: the program for files was not run")
+                continue
+            flags = "first -lxxhash"
+        check(repository / "include", compiler, command.replace("-o first", "-o " + flags), program,
               block(readme, "prints" + name, "text"), most_lines)
     first, printed = block(readme, "program", "cpp"), block(readme, "prints", "text")
     with tempfile.TemporaryDirectory() as folder:

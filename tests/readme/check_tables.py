@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compile and run each line of code in the README's tables of masks, score functions, calls and memory, and look for a line
-of each that include/gqa offers: check_tables.py REPOSITORY COMPILER FLAG..."""
+"""Compile and run each line of code in the README's tables of masks, score functions, calls, memory and caches, and look
+for a line of each that include/gqa offers: check_tables.py REPOSITORY COMPILER FLAG..."""
 
 import pathlib
 import re
@@ -107,7 +107,7 @@ def missing(include, lines):
 def main(repository, compiler, *flags):
     repository = pathlib.Path(repository)
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    tables = [row for marker in ("masks", "scores", "calls", "memory") for row in rows(readme, marker)]
+    tables = [row for marker in ("masks", "scores", "calls", "memory", "caches") for row in rows(readme, marker)]
     problems = list(missing(repository / "include/gqa", [code for _, code in tables]))
     if problems:
         sys.exit("\n".join(problems))
