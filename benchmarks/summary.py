@@ -106,6 +106,7 @@ def summarise(s):
                 [row("decode", dtype, f"ctx:{n}", threads=2) for n in short], 1.0)
     masks_and_scores(s)
     batches(s)
+    caches(s)
     decode, prefill = (lambda d: row("decode", d, "ctx:8192")), (lambda d: row("prefill", d, "S:2048"))
     for name, target, peer in ((decode("f32"), 3, "torch by hand"), (decode("f32"), 3, "onnxruntime gqa"), (decode("f32"), 8, "torch sdpa"),
                                (decode("bf16"), 40, "torch sdpa"), (decode("f16"), 8, "onnxruntime gqa"),
@@ -142,6 +143,21 @@ def batches(s):
                    each(f"ragged_prefill/{other}", "B:16/S:1024"), each("ragged_prefill/ragged", "B:16/S:1024"))
         s.show(f"a server's step {dtype}, one_by_one over ragged, 1 and 2 threads",
                each("mixed_step/one_by_one", "B:16/S:512/ctx:8192"), each("mixed_step/ragged", "B:16/S:512/ctx:8192"))
+
+
+def caches(s):
+    """Decode time of each cache over contiguous, by turns in one run."""
+    of = lambda member, dtype, size: s.rows.get(row(f"member_decode/{member}", dtype, size), {})
+    for where, tokens in (("8,192 from memory", 8192), ("1,024 in cache", 1024)):
+        sizes = [("paged", f"ctx:{tokens}", "pages of 64", "of_contiguous"), ("paged", f"ctx:{tokens}", "pages of 256", "pages_256"),
+                 ("ring", f"W:{tokens // 2}/ctx:{tokens}", "ring", "of_contiguous"),
+                 ("hybrid", f"W:{tokens // 8}/ctx:{tokens}", "hybrid", "of_contiguous"),
+                 ("batch", f"B:8/ctx:{tokens // 8}", "batch", "of_contiguous")]
+        for member, size, what, counter in sizes:
+            ratios = [r[counter] for dtype in ("f32", "f16", "bf16") if counter in (r := of(member, dtype, size))]
+            if ratios:
+                s.add(f"decode over {what}, {where}, time over contiguous: f32, f16, bf16", "<= 1.05", ", ".join(f"{r:.2f}" for r in ratios),
+                      max(ratios) <= 1.05)
 
 
 def main():
