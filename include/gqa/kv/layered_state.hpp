@@ -110,7 +110,7 @@ class LayeredState {
 
   /// `positions` of a layer are about to be written.
   void note_write(Index layer, Range positions) noexcept {
-    if (!group(layer).windowed()) change_from(positions.begin);
+    if (!positions.empty() && !group(layer).windowed()) change_from(positions.begin);
   }
 
   bool can_truncate(Index n) const {
