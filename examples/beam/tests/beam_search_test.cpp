@@ -170,7 +170,10 @@ TYPED_TEST(BeamSearchOf, IsWhatItIsFromScratch) {
        {std::tuple<unsigned, Index, Index, double>{1, 60, 3, 1},
         {2, 1, 7, 0},
         {3, 63, 4, 2},
-        {4, 50, 1, 0.5}}) {
+        {4, 50, 1, 0.5},
+        {5, 40, 1, 2},  // a long text overtakes a short one that is done
+        {6, 40, 2, 2},
+        {7, 20, 1, 3}}) {
     SCOPED_TRACE(seed);
     const auto prompt = some_tokens(prompt_tokens, seed);
     const TinyModel tiny(this->ending_model(seed, prompt));
