@@ -22,7 +22,7 @@ SequenceModel<KVCache<T>> model(Index max_tokens, Index limit_in_slabs = 0) {
 }
 
 TEST(CacheModel, Float) {
-  test::expect_as_modelled([] { return model<float>(1100); });
+  test::expect_as_modelled([] { return model<float>(600); });
 }
 TEST(CacheModel, DoubleWithinAMemoryLimit) {
   test::expect_as_modelled([] { return model<double>(1300, 1); });
@@ -31,7 +31,7 @@ TEST(CacheModel, Half) {
   test::expect_as_modelled([] { return model<half>(700); });
 }
 TEST(CacheModel, BrainFloat) {
-  test::expect_as_modelled([] { return model<bfloat16>(1100); });
+  test::expect_as_modelled([] { return model<bfloat16>(700); });
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // What one member of the family saved, another one restores, where it can hold that.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "gqa/attention.hpp"
 #include "gqa/kv/file.hpp"
 #include "gqa/kv/hybrid.hpp"
@@ -72,10 +74,10 @@ class FileMembers : public ::testing::Test {
                           .head_dim = dim,
                           .value_dim = value_dim});
   }
-  static RingCache<T> ring(Index window = 100) {
+  static RingCache<T> ring(Index window = 100, Index sinks = 5, Index max_span = 50) {
     return RingCache<T>({.window = window,
-                         .sinks = 5,
-                         .max_span = 50,
+                         .sinks = sinks,
+                         .max_span = max_span,
                          .rollback = 10,
                          .num_layers = layers,
                          .num_kv_heads = heads,
@@ -160,8 +162,19 @@ TYPED_TEST(FileMembers, RingsKeepWhatTheyKept) {
     this->go_on(back, 60);
     EXPECT_TRUE(this->same(this->attend(back, mask), this->attend(cache, mask))) << tokens;
   }
-  auto other = this->ring(400);  // of a longer window: it would miss tokens
-  EXPECT_THROW(restore(other, path), format_error);
+  // Of 692 tokens, the first 5 and those from 448 on.
+  for (const auto& [window, sinks, max_span] : {std::array<Index, 3>{300, 5, 50},  // would miss tokens
+                                                std::array<Index, 3>{100, 4, 50},  // has other sinks
+                                                std::array<Index, 3>{100, 5, 1},   // has no room for as many
+                                                std::array<Index, 3>{10, 0, 1}}) {
+    auto other = this->ring(window, sinks, max_span);
+    this->go_on(other, 1);
+    EXPECT_THROW(restore(other, path), format_error) << window << " " << sinks << " " << max_span;
+    EXPECT_EQ(other.size(), 1);
+  }
+  auto other = this->ring(200);  // finds all that it needs
+  restore(other, path);
+  EXPECT_EQ(other.oldest_truncation(), 448 + 199);
   auto whole = this->contiguous();
   this->go_on(whole, 3);
   EXPECT_THROW(restore(whole, path), format_error);

@@ -164,8 +164,9 @@ Packed pack(const C& cache) {
                           });
   return packed;
 }
+/// Where it is damaged, what comes last is not what was written.
 template <class C>
-void unpack(C& cache, const Packed& packed) {
+void unpack(C& cache, const Packed& packed, bool damaged = false) {
   const std::byte* from = packed.bytes.data();
   detail::read_sections(
       cache, std::span<const detail::PackedLayer>(packed.layers),
@@ -175,7 +176,9 @@ void unpack(C& cache, const Packed& packed) {
           from += piece.size();
         }
       },
-      [](Index) {});
+      [&](Index layer) {
+        if (damaged && layer + 1 == std::ssize(packed.layers)) throw format_error("it is damaged");
+      });
 }
 
 /// The bytes that blocks of whole tiles take for this many tokens.

@@ -432,6 +432,13 @@ class PagedModel {
     else if (pages_of(tokens) > pool_.available())
       outcome = Outcome::too_long;
     const auto view = cache_.layer(1, s.id);
+    if (outcome == Outcome::happens) {
+      // What it takes for a moment may be that of kept pages, which are gone then.
+      expect(Outcome::broken, "restore of what is damaged", [&] { unpack(sequence, saved.packed, true); });
+      Sequence gone{.id = s.id};
+      while (std::ssize(gone.pages) < pages_of(tokens)) gone.pages.push_back(pool_.take());
+      release_pages(gone, 0);
+    }
     expect(outcome, "restore", [&] { unpack(sequence, saved.packed); });
     if (outcome != Outcome::happens) return;
     expect(Outcome::invalid, "a view of before", [&] { (void)view.retained(0); });

@@ -74,7 +74,7 @@ class SequenceModel {
         if (a % 16 == 0) clear();
         return;
       case 15:
-        return save_or_restore(a);
+        return save_or_restore(a, b);
       case 16:
         return wrong_sizes(b, c);
       default:
@@ -382,8 +382,9 @@ class SequenceModel {
     }
   }
 
-  void save_or_restore(int a) {
+  void save_or_restore(int a, int b) {
     if (a % 4 > 0 || saved_.empty()) {
+      if (b % 3 == 0 && extend(b % 20)) write(0, spans_.back(), spans_.back().span.positions);  // in a pass
       if (saved_.size() == 3) saved_.erase(saved_.begin());
       saved_.push_back({pack(cache_), now_});
       return;
@@ -395,6 +396,7 @@ class SequenceModel {
     broken = saved.packed;
     broken.layers.front().retained = Range{0, sizes_.max_tokens + 1};
     expect(Outcome::too_long, "restore of too many tokens", [&] { unpack(cache_, broken); });
+    expect(Outcome::broken, "restore of what is damaged", [&] { unpack(cache_, saved.packed, true); });
     unpack(cache_, saved.packed);
     now_ = saved.contents;
     now_.size = 0;
