@@ -169,7 +169,9 @@ TYPED_TEST(FileMembers, RingsKeepWhatTheyKept) {
                                                 std::array<Index, 3>{10, 0, 1}}) {
     auto other = this->ring(window, sinks, max_span);
     this->go_on(other, 1);
-    EXPECT_THROW(restore(other, path), format_error) << window << " " << sinks << " " << max_span;
+    // Where it was not refused at once, tiles would overwrite each other and a checksum differ.
+    const std::string said = message_of<format_error>([&] { restore(other, path); });
+    EXPECT_NE(said.find("which this cache does not"), std::string::npos) << said;
     EXPECT_EQ(other.size(), 1);
   }
   auto other = this->ring(200);  // finds all that it needs
