@@ -210,7 +210,7 @@ TEST_F(Program, RefusesWrongArguments) {
         std::pair("--max-tokens", "99999999999999999999"), std::pair("--temperature", "-0.5"),
         std::pair("--temperature", "nan"), std::pair("--temperature", "inf"), std::pair("--top-k", "-1"),
         std::pair("--threads", "0"), std::pair("--threads", "5000"), std::pair("--cache-dtype", "f64"),
-        std::pair("--cache", "ring"), std::pair("--seed", "-1")}) {
+        std::pair("--cache", "heap"), std::pair("--seed", "-1")}) {
     SCOPED_TRACE(std::string(option) + " " + value);
     expect_refused(run_tiny({"--prompt", "x", option, value}), option);
   }
