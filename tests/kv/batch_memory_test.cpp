@@ -10,6 +10,7 @@
 #include "kv/counted_memory.hpp"
 #include "support/message_of.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -38,7 +39,7 @@ constexpr Index slab = 512 * token<T>;
 
 template <class T>
 class BatchMemory : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(BatchMemory, Scalars);
 
 TYPED_TEST(BatchMemory, BytesAreThoseOfAllTokens) {

@@ -9,6 +9,7 @@
 #include "gqa/kv/cache.hpp"
 #include "kv/counted_memory.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -20,7 +21,7 @@ using test::other_bytes;
 
 template <class T>
 class CacheMemory : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(CacheMemory, Scalars);
 
 TYPED_TEST(CacheMemory, BytesAreTwiceLayersHeadsDimTokensScalar) {

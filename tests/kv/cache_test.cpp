@@ -12,6 +12,7 @@
 
 #include "kv/cache_reader.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -78,7 +79,7 @@ class Model {
 
 template <class T>
 class Cache : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(Cache, Scalars);
 
 TYPED_TEST(Cache, HoldsWhatIsWritten) {

@@ -7,6 +7,7 @@
 #include "gqa/kv/cross.hpp"
 #include "kv/counted_memory.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -18,7 +19,7 @@ using test::random_values;
 
 template <class T>
 class CrossMemory : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(CrossMemory, Scalars);
 
 TYPED_TEST(CrossMemory, RunningOutOfMemoryChangesNothing) {

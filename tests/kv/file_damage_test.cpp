@@ -15,6 +15,7 @@
 #include "kv/counted_memory.hpp"
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -60,7 +61,7 @@ class FileDamage : public ::testing::Test {
   KVCache<T> cache_ = cache_of<T>(small);
   std::vector<Bytes> before_;
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(FileDamage, Scalars);
 
 TYPED_TEST(FileDamage, CutAtEveryByte) {

@@ -12,6 +12,7 @@
 #include "gqa/mask.hpp"
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -92,7 +93,7 @@ class FileMembers : public ::testing::Test {
 
   Folder folder_;
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(FileMembers, Scalars);
 
 TYPED_TEST(FileMembers, PagesAndOnePieceAreTheSameFile) {

@@ -11,6 +11,7 @@
 #include "gqa/mask.hpp"
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -47,7 +48,7 @@ class CacheFile : public ::testing::Test {
  protected:
   Folder folder_;
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(CacheFile, Scalars);
 
 TYPED_TEST(CacheFile, ComesBackInEveryShape) {

@@ -12,6 +12,7 @@
 #include "kv/token_model.hpp"
 #include "support/message_of.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -42,7 +43,7 @@ class Hybrid : public ::testing::Test {
     for (int i = 0; i < spans; ++i) model_.add(cache_, 30);
   }
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(Hybrid, Scalars);
 
 TYPED_TEST(Hybrid, KeepsWhatEachLayerNeeds) {

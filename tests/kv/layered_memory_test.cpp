@@ -12,6 +12,7 @@
 #include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/ring.hpp"
 #include "kv/token_model.hpp"
+#include "support/scalars.hpp"
 
 namespace {
 
@@ -114,7 +115,7 @@ void expect_strong_guarantees(Cache& cache, Model& model) {
 
 template <class T>
 class LayeredMemory : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(LayeredMemory, Scalars);
 
 template <class T>

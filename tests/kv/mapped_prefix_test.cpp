@@ -16,6 +16,7 @@
 #include "kv/cache_reader.hpp"
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -50,7 +51,7 @@ class Mapped : public ::testing::Test {
   Folder folder_;
   std::filesystem::path path_ = folder_ / "prefix";
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(Mapped, Scalars);
 
 TYPED_TEST(Mapped, IsReadAsTheCacheItself) {

@@ -9,6 +9,7 @@
 
 #include "kv/file_case.hpp"
 #include "support/message_of.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -68,7 +69,7 @@ namespace {
 
 template <class T>
 class PackedTokens : public ::testing::Test {};
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(PackedTokens, Scalars);
 
 template <class C>

@@ -6,6 +6,7 @@
 
 #include "gqa/kv/cache_concept.hpp"
 #include "kv/paged_model.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -56,7 +57,7 @@ class Paged : public ::testing::Test {
 
   TokenValues values_{2, 3, 5, 7};
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(Paged, Scalars);
 
 TYPED_TEST(Paged, IsACache) {

@@ -14,6 +14,7 @@
 #include "kv/token_model.hpp"
 #include "support/message_of.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa {
 namespace {
@@ -54,7 +55,7 @@ class Ring : public ::testing::Test {
             .value_dim = 5};
   }
 };
-using Scalars = ::testing::Types<float, double, half, bfloat16>;
+using Scalars = test::AllScalars;
 TYPED_TEST_SUITE(Ring, Scalars);
 
 TEST(RingTokens, AreWhatSpansAndRollbacksNeedAndOneTile) {

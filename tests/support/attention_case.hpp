@@ -10,15 +10,9 @@
 #include "gqa/core/tensor.hpp"
 #include "gqa/reference/attention.hpp"
 #include "support/random.hpp"
+#include "support/scalars.hpp"
 
 namespace gqa::test {
-
-/// The types of typed tests.
-#ifdef GQA_TEST_FEW_SCALARS
-using AllScalars = ::testing::Types<float, bfloat16>;  // one of each way through the kernels
-#else
-using AllScalars = ::testing::Types<float, double, half, bfloat16>;
-#endif
 
 struct Sizes {
   Index num_q_tokens, num_kv_tokens, num_q_heads, num_kv_heads, head_dim, value_dim = head_dim;
