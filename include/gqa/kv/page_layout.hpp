@@ -15,7 +15,8 @@ class PageLayout {
   /// Throws std::length_error where the sizes overflow.
   PageLayout(const CacheShape& shape, Index tiles)
       : shape_(shape), tiles_(tiles), blocks_(shape.head_dim, shape.value_dim) {
-    // Checked before the blocks multiply them.
+    // Checked before they are rounded up, or the blocks multiply them.
+    checked_mul(shape.elements_per_token(), sizeof(T), "cache");
     const Index tokens = checked_mul(tiles, tile_keys, "cache");
     const Index keys = checked_mul(round_up(shape.head_dim, BlockLayout<T>::E), tokens, "cache");
     const Index values = checked_mul(round_up(shape.value_dim, simd::padding), tokens, "cache");
@@ -23,7 +24,6 @@ class PageLayout {
     elements_ =
         checked_mul(checked_mul(shape.num_layers, shape.num_kv_heads, "cache"), head_elements_, "cache");
     checked_mul(elements_, sizeof(T), "cache");
-    checked_mul(shape.elements_per_token(), sizeof(T), "cache");
   }
 
   const CacheShape& shape() const { return shape_; }
