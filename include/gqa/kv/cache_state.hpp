@@ -24,9 +24,7 @@ struct CacheState {
   Sequence sequence;
 
   KVTile tile(Index layer, Index head, Range want) const {
-    const Index tile = want.begin / tile_keys;
-    return slabs.blocks().tile(slabs.block_at(layer, head, tile),
-                               {want.begin % tile_keys, want.end - tile * tile_keys});
+    return slabs.blocks().tile(slabs.block_at(layer, head, want.begin / tile_keys), tokens_of_block(want));
   }
 
   template <class TK, class TV>
@@ -46,10 +44,8 @@ struct CacheState {
   void truncate(Index n) noexcept {
     if (n == sequence.size()) return;
     sequence.truncate(n);
-    if (n % tile_keys == 0) return;  // no block has tokens on both sides
-    for (Index layer = 0; layer < slabs.shape().num_layers; ++layer)
-      for (Index head = 0; head < slabs.shape().num_kv_heads; ++head)
-        slabs.blocks().forget(slabs.block_at(layer, head, n / tile_keys), n % tile_keys);
+    forget_token(slabs.blocks(), slabs.shape().num_layers, slabs.shape().num_kv_heads, n,
+                 [&](Index layer, Index head) { return slabs.block_at(layer, head, n / tile_keys); });
   }
 
   /// Becomes a copy of another one of the same sizes. Throws std::bad_alloc, but not where there is room.

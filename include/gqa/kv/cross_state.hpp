@@ -34,9 +34,7 @@ struct CrossSequence {
     return layout.block_at(page.get(), layer, head, tile);
   }
   KVTile tile(Index layer, Index head, Range want) const {
-    const Index tile = want.begin / tile_keys;
-    return layout.blocks().tile(block_at(layer, head, tile),
-                                {want.begin % tile_keys, want.end - tile * tile_keys});
+    return layout.blocks().tile(block_at(layer, head, want.begin / tile_keys), tokens_of_block(want));
   }
 
  private:

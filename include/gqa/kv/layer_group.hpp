@@ -112,10 +112,8 @@ class LayerGroup {
   }
   /// Makes token n one that is not there, of as many as there are.
   void forget(Index n) noexcept {
-    if (n % tile_keys == 0) return;  // no block has tokens on both sides
-    for (Index layer = 0; layer < shape().num_layers; ++layer)
-      for (Index head = 0; head < shape().num_kv_heads; ++head)
-        blocks().forget(block_at(layer, head, n / tile_keys), n % tile_keys);
+    forget_token(blocks(), shape().num_layers, shape().num_kv_heads, n,
+                 [&](Index layer, Index head) { return block_at(layer, head, n / tile_keys); });
   }
 
   /// The first `tokens` of another of the same sizes. Throws std::bad_alloc; nothing has changed then.

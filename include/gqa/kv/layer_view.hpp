@@ -57,9 +57,8 @@ class LayerView {
 
   KVTile tile(Index, Index kv_head, Range want, void* scratch) const {
     check();
-    const Index tile = want.begin / tile_keys;
-    const Range tokens = {want.begin % tile_keys, want.end - tile * tile_keys};
-    const PackedBlock<T> block = group_->block_at(layer_of_group_, kv_head, tile);
+    const Range tokens = tokens_of_block(want);
+    const PackedBlock<T> block = group_->block_at(layer_of_group_, kv_head, want.begin / tile_keys);
     if (tokens.begin % simd::padding != 0) [[unlikely]]  // behind the sinks
       return group_->blocks().loose_tile(block, tokens, scratch);
     return group_->blocks().tile(block, tokens);

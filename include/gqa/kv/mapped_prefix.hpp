@@ -83,8 +83,7 @@ class MappedPrefix {
       const auto* v = reinterpret_cast<const T*>(block + layer_->bytes.keys);
       // Blocks are read through pointers to what may be written; nothing writes to these.
       return detail::BlockLayout<T>(head_dim(), value_dim())
-          .tile({const_cast<T*>(k), const_cast<T*>(v)},
-                {want.begin % tile_keys, want.end - tile * tile_keys});
+          .tile({const_cast<T*>(k), const_cast<T*>(v)}, detail::tokens_of_block(want));
     }
 
    private:

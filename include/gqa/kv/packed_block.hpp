@@ -197,6 +197,21 @@ class BlockLayout {
   Index head_dim_, value_dim_;
 };
 
+/// Positions of one tile as the tokens of its block.
+constexpr Range tokens_of_block(Range positions) {
+  const Index begin = round_down(positions.begin, tile_keys);
+  return {positions.begin - begin, positions.end - begin};
+}
+
+/// Makes token n one that is not there in the blocks that `block_at(layer, head)` names, those of its tile.
+template <Scalar T, class BlockAt>
+void forget_token(const BlockLayout<T>& layout, Index num_layers, Index num_kv_heads, Index n,
+                  BlockAt&& block_at) {
+  if (n % tile_keys == 0) return;  // no block has tokens on both sides
+  for (Index layer = 0; layer < num_layers; ++layer)
+    for (Index head = 0; head < num_kv_heads; ++head) layout.forget(block_at(layer, head), n % tile_keys);
+}
+
 /// Stores the tokens of `positions`, k and v for all heads, converted to T, in the blocks that
 /// `block_at(head, tile)` names. Those there already, before `written`, keep their values. Throws
 /// nothing where isa() has not thrown.

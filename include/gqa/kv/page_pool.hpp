@@ -129,10 +129,8 @@ class PagePool {
 
   /// Makes token n of a page, and those behind it, ones that are not there.
   void forget_from(Index page, Index n) const noexcept {
-    if (n % tile_keys == 0) return;  // no block has tokens on both sides
-    for (Index layer = 0; layer < shape().num_layers; ++layer)
-      for (Index head = 0; head < shape().num_kv_heads; ++head)
-        blocks().forget(block_at(page, layer, head, n / tile_keys), n % tile_keys);
+    forget_token(blocks(), shape().num_layers, shape().num_kv_heads, n,
+                 [&](Index layer, Index head) { return block_at(page, layer, head, n / tile_keys); });
   }
 
   PageStatistics statistics() const {

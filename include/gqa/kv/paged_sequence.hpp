@@ -121,7 +121,7 @@ struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
   };
   static Staged stage(const Cache& c, std::span<const Ranges> retained) {
     c.open();
-    const Index tokens = tokens_of(retained), page_tokens = c.state_->page_tokens();
+    const Index tokens = tokens_of(retained);
     for (std::size_t layer = 0; layer < retained.size(); ++layer)
       GQA_CHECK(retained[layer] == Ranges(Range{0, tokens}), format_error,
                 "layer " << layer << " retains " << retained[layer].positions() << " tokens up to "
@@ -131,13 +131,7 @@ struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
               "restore: " << tokens << " tokens, but a sequence has at most " << c.state_->max_tokens);
     Staged staged(c.state_, num_layers(c));
     const std::lock_guard lock(c.state_->mutex);
-    PagePool<T>& pool = c.state_->pool;
-    const Index needed = ceil_div(tokens, page_tokens);
-    GQA_CHECK(needed <= pool.available(), std::length_error,
-              "restore: " << needed << " pages needed, " << pool.available() << " of " << pool.num_pages()
-                          << " are free");
-    staged.sequence.pages.reserve(static_cast<std::size_t>(needed));
-    for (Index i = 0; i < needed; ++i) staged.sequence.pages.push_back(pool.take());
+    c.state_->take_pages("restore", staged.sequence, ceil_div(tokens, c.state_->page_tokens()));
     return staged;
   }
   static PackedBlock<T> block_at(const Staged& staged, Index layer, Index head, Index tile) {

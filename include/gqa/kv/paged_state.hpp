@@ -94,6 +94,19 @@ struct PagedState {
     }
   }
 
+  /// Under the lock: throws std::length_error where the pool does not have so many pages.
+  void check_pages(const char* wanted_by, Index needed) const {
+    GQA_CHECK(needed <= pool.available(), std::length_error,
+              wanted_by << ": " << needed << " pages needed, " << pool.available() << " of "
+                        << pool.num_pages() << " are free");
+  }
+  /// Under the lock: pages for an empty table. Throws std::length_error, std::bad_alloc; nothing has changed.
+  void take_pages(const char* wanted_by, SequenceState& s, Index needed) {
+    check_pages(wanted_by, needed);
+    s.pages.reserve(static_cast<std::size_t>(needed));
+    for (Index i = 0; i < needed; ++i) s.pages.push_back(pool.take());
+  }
+
   /// Under the lock: the sequence is gone, and its views say so.
   void close(SequenceState& s) noexcept {
     release_pages(s, 0);
@@ -107,9 +120,7 @@ struct PagedState {
                          tile - page * pool.page_tiles());
   }
   KVTile tile(const SequenceState& s, Index layer, Index head, Range want) const {
-    const Index tile = want.begin / tile_keys;
-    return pool.blocks().tile(block_at(s, layer, head, tile),
-                              {want.begin % tile_keys, want.end - tile * tile_keys});
+    return pool.blocks().tile(block_at(s, layer, head, want.begin / tile_keys), tokens_of_block(want));
   }
 
   template <class TK, class TV>
@@ -149,10 +160,7 @@ struct PagedState {
       s.pages.reserve(wanted);
       if (in_last != 0 && pool.is_shared(s.pages.back())) shared = s.pages.back();
       const Index copies = shared == PagePool<T>::none ? 0 : 1;
-      const Index needed = static_cast<Index>(wanted - s.pages.size()) + copies;
-      GQA_CHECK(needed <= pool.available(), std::length_error,
-                "extend: " << needed << " pages needed, " << pool.available() << " of " << pool.num_pages()
-                           << " are free");
+      check_pages("extend", static_cast<Index>(wanted - s.pages.size()) + copies);
       if (copies > 0) s.pages.back() = pool.take();
       while (s.pages.size() < wanted) s.pages.push_back(pool.take());
       s.tokens_for_others = size + n;

@@ -66,14 +66,9 @@ void swap_in(PagedState<T>& s, PagedSequenceState<T>& sequence, std::span<const 
                 header.tokens == static_cast<std::uint64_t>(sequence.sequence.size()),
             format_error,
             "swap_in: the memory is not what sequence " << sequence.id.value << " was swapped out to last");
-  const auto wanted = static_cast<std::size_t>(ceil_div(sequence.sequence.size(), s.page_tokens()));
   {
     const std::lock_guard lock(s.mutex);
-    sequence.pages.reserve(wanted);
-    GQA_CHECK(static_cast<Index>(wanted) <= s.pool.available(), std::length_error,
-              "swap_in: " << wanted << " pages needed, " << s.pool.available() << " of " << s.pool.num_pages()
-                          << " are free");
-    while (sequence.pages.size() < wanted) sequence.pages.push_back(s.pool.take());
+    s.take_pages("swap_in", sequence, ceil_div(sequence.sequence.size(), s.page_tokens()));
   }
   const std::byte* at = from.data() + sizeof header;
   for_swapped(s, sequence, [&](void* memory, std::size_t n) {
