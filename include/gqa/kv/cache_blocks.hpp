@@ -21,11 +21,14 @@ struct LayerShape {
 };
 
 /// What packing a cache's tokens has to know of it: where its blocks are. Each member of the family says so
-/// beside its class; where a member holds several sequences, C is a handle of one.
+/// beside its class. A member that holds several sequences, S of them, has sections where another has layers:
+/// `layer` is then layer * S + sequence, and num_layers() still counts layers. Of a paged cache, C is a
+/// handle of one sequence.
 ///
 ///     template <> struct CacheBlocks<C> {
 ///       using Scalar = ...;                                        // of its blocks
 ///       static Index num_layers(const C&);
+///       static Index num_seqs(const C&);                           // where it is not 1
 ///       static LayerShape shape(const C&, Index layer);
 ///       static Ranges retained(const C&, Index layer);             // what is written, and still held
 ///       static PackedBlock<Scalar> block_at(const C&, Index layer, Index head, Index tile);
@@ -53,6 +56,14 @@ concept PackableCache = requires(C& cache, const C& held, Index i, std::span<con
   { CacheBlocks<C>::block_at(held, i, i, i) } -> std::same_as<PackedBlock<typename CacheBlocks<C>::Scalar>>;
   CacheBlocks<C>::adopt(cache, CacheBlocks<C>::stage(held, retained), retained);
 };
+
+template <class C>
+Index num_seqs_of(const C& cache) {
+  if constexpr (requires { CacheBlocks<C>::num_seqs(cache); })
+    return CacheBlocks<C>::num_seqs(cache);
+  else
+    return 1;
+}
 
 /// How many tokens a sequence has of which its layers retain these.
 inline Index tokens_of(std::span<const Ranges> retained) {
