@@ -100,13 +100,6 @@ struct PackedLayer {
   }
 };
 
-/// What messages call a section of a cache of so many sequences.
-inline std::string section_name(Index section, Index num_seqs) {
-  std::string name = "layer " + std::to_string(section / num_seqs);
-  if (num_seqs > 1) name += " of sequence " + std::to_string(section % num_seqs);
-  return name;
-}
-
 /// The sections of a cache as they will be packed, without checksums.
 template <PackableCache C>
 std::vector<PackedLayer> packed_layers(const C& cache) {
