@@ -21,4 +21,5 @@
 #include "gqa/position/rope.hpp"
 #include "gqa/position/rope_table.hpp"
 #include "gqa/reference/attention.hpp"
+#include "gqa/reference/attention_backward.hpp"
 #include "gqa/score.hpp"
