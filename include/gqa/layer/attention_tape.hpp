@@ -19,9 +19,8 @@ class GradientMatrix {
   Index columns() const { return columns_; }
   std::span<T> values() { return values_; }
   std::span<const T> values() const { return values_; }
-  T operator()(Index row, Index column) const {
-    return values_[static_cast<std::size_t>(row * columns_ + column)];
-  }
+  using Map = Eigen::Map<const Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+  Map map() const { return Map(values_.data(), rows_, columns_); }
 
   /// What was there is lost.
   void resize(Index rows, Index columns) {
