@@ -186,11 +186,14 @@ inline void strip(const Product& p, Index column, Index ahead) {
 
 template <class Format>
 inline void strips(const Product& p, Index ahead) {
-  constexpr Index L = lanes<typename Format::Acc>;
+  constexpr Index L = lanes<typename Format::Acc>, width = tile_vectors * L;
+  // The columns are padded: where register tiles are no wider than that, whole ones cover them all.
+  constexpr bool whole = padding % width == 0;
   Index column = 0;
-  for (; column + tile_vectors * L <= p.columns; column += tile_vectors * L)
+  for (; whole ? column < p.columns : column + width <= p.columns; column += width)
     strip<Format, tile_vectors>(p, column, ahead);
-  for (; column < p.columns; column += L) strip<Format, 1>(p, column, ahead);
+  if constexpr (!whole)
+    for (; column < p.columns; column += L) strip<Format, 1>(p, column, ahead);
 }
 
 template <class Format>
