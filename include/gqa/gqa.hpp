@@ -14,6 +14,7 @@
 #include "gqa/cascade.hpp"
 #include "gqa/core/version.hpp"
 #include "gqa/explain.hpp"
+#include "gqa/layer/linear.hpp"
 #include "gqa/mask.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"

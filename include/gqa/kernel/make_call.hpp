@@ -274,14 +274,6 @@ decltype(auto) with_workspace(const AttentionOptions& options, Use&& use) {
   return use(own);
 }
 
-/// Calls `use(ExecutorRef)`.
-template <class E, class Use>
-decltype(auto) with_executor(E& executor, Use&& use) {
-  decltype(auto) runner = as_executor(executor);
-  const auto run = [&](Index n, TaskRef task) { runner.parallel_for(n, task); };
-  return use(ExecutorRef{static_cast<Index>(runner.num_threads()), run});
-}
-
 inline namespace GQA_EIGEN_MEMORY {
 
 /// A new tensor of q's element type for the result: packed like a ragged q, else of q's rank and layout.
