@@ -7,6 +7,7 @@
 #include "gqa/convert/asymmetric.hpp"
 #include "gqa/convert/calibration.hpp"
 #include "gqa/convert/clustering.hpp"
+#include "gqa/convert/dynamic_grouping.hpp"
 #include "gqa/convert/expand.hpp"
 #include "gqa/convert/low_rank.hpp"
 #include "gqa/convert/merge.hpp"
