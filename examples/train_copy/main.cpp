@@ -6,7 +6,7 @@
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 int main() {
-  constexpr gqa::Index n = 32, V = 8, H = 2, G = 1, D = 8;  // tokens, vocabulary, two heads that share K and V
+  constexpr gqa::Index n = 32, V = 8, H = 2, G = 1, D = 8;  // two heads share K and V
   Matrix wq = Matrix::Random(H * D, V), wk = Matrix::Random(G * D, V), wv = Matrix::Random(G * D, V);
   Matrix wo = Matrix::Random(V, H * D), bq = Matrix::Random(1, H * D), bk = Matrix::Random(1, G * D);
   gqa::Rope rope({.layout = gqa::RopeLayout::half, .head_dim = D, .theta = 100});
