@@ -188,8 +188,8 @@ std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in) {
   }
   const auto type = in.number<std::uint32_t>(tensor.name);
   GQA_CHECK(block_format(type).has_value(), format_error,
-            "tensor " << tensor.name << " is of type " << type_name(type)
-                      << ", which is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K are)");
+            "tensor " << tensor.name << " is of type " << type_name(type) << ", which is not supported ("
+                      << supported_types() << " are)");
   tensor.type = static_cast<TensorType>(type);
   return {tensor, in.number<std::uint64_t>(tensor.name)};
 }
