@@ -19,10 +19,41 @@ void rms_norm(const Eigen::Ref<const Matrix>& x, const Vector& weight, double ep
   }
 }
 
+gqa::QKNorm head_norm(const Vector& weights, double epsilon) {
+  return {gqa::NormWeights::plain, std::span(weights.data(), static_cast<std::size_t>(weights.size())),
+          epsilon};
+}
+
+/// out <- activation(gate) * up
+template <class Row>
+void activate(Activation activation, const Row& gate, const Row& up, Eigen::Ref<Vector> out) {
+  const auto x = gate.array();
+  switch (activation) {
+    case Activation::silu:
+      out = (x / (1 + (-x).exp()) * up.array()).matrix();
+      break;
+    case Activation::gelu_tanh:
+      // sqrt(2 / pi)
+      out = (x * 0.5F * (1 + (0.79788456080286535588F * (x + 0.044715F * x.cube())).tanh()) * up.array())
+                .matrix();
+      break;
+  }
+}
+
 }  // namespace
 
 Forward::Forward(const Model& model, gqa::PoolExecutor executor)
-    : model_(model), sizes_(model.sizes), executor_(executor), rotations_(gqa::Rope(model.sizes.rope)) {}
+    : model_(model),
+      sizes_(model.sizes),
+      executor_(executor),
+      rotations_(gqa::Rope(model.sizes.rope)),
+      local_rotations_(gqa::Rope(model.sizes.local_rope)) {
+  for (const Layer& layer : model.layers) {
+    if (layer.q_norm.size() != 0)
+      head_norms_.push_back(
+          {head_norm(layer.q_norm, sizes_.rms_epsilon), head_norm(layer.k_norm, sizes_.rms_epsilon)});
+  }
+}
 
 void Forward::check(std::span<const TokenId> tokens) const {
   for (const TokenId id : tokens) {
@@ -36,8 +67,9 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
   check(tokens);
   resize(std::ssize(tokens));
   rotations_.assign(positions);
+  local_rotations_.assign(positions);
   for (Index t = 0; t < num_tokens(); ++t)
-    hidden_.row(t) = model_.embedding.row(tokens[static_cast<std::size_t>(t)]);
+    hidden_.row(t) = model_.embedding.row(tokens[static_cast<std::size_t>(t)]) * sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
     attention(i, layer, attend, watch);
@@ -86,8 +118,14 @@ void Forward::attention(Index index, const Layer& layer, const Attend& attend, c
   const auto q = heads(0, sizes_.num_q_heads, sizes_.head_dim);
   const auto k = heads(sizes_.q_size(), sizes_.num_kv_heads, sizes_.head_dim);
   const auto v = heads(sizes_.q_size() + sizes_.k_size(), sizes_.num_kv_heads, sizes_.value_dim);
-  rotations_.apply(q);
-  rotations_.apply(k);
+  if (!head_norms_.empty()) {
+    const HeadNorms& norms = head_norms_[static_cast<std::size_t>(index)];
+    norms.q.apply(q);
+    norms.k.apply(k);
+  }
+  const auto& rotations = sizes_.windows.is_local(index) ? local_rotations_ : rotations_;
+  rotations.apply(q);
+  rotations.apply(k);
 
   const auto start = Clock::now();
   const gqa::TensorView<float> out(attended_.data(), q.tokens, q.heads, sizes_.value_dim);
@@ -95,20 +133,24 @@ void Forward::attention(Index index, const Layer& layer, const Attend& attend, c
   attention_time_ += Clock::now() - start;
 
   multiply(executor_, attended_, layer.attention_output.weight, layer.attention_output.bias, update_);
+  add_update(layer.attention_post_norm);
+}
+
+/// What a part of a layer gives, on top of what was there.
+void Forward::add_update(const Vector& post_norm) {
+  if (post_norm.size() != 0) rms_norm(update_, post_norm, sizes_.rms_epsilon, update_);
   hidden_ += update_;
 }
 
-/// SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x)).
+/// Gated linear units (Shazeer 2020): down(activation(gate(x)) * up(x)).
 void Forward::feed_forward(const Layer& layer) {
   rms_norm(hidden_, layer.ffn_norm, sizes_.rms_epsilon, normed_);
   multiply(executor_, normed_, layer.gate_up.weight, layer.gate_up.bias, gate_up_);
-  for (Index t = 0; t < gate_up_.rows(); ++t) {
-    const auto gate = gate_up_.row(t).head(sizes_.ffn_dim).array();
-    const auto up = gate_up_.row(t).tail(sizes_.ffn_dim).array();
-    activated_.row(t) = (gate / (1 + (-gate).exp()) * up).matrix();
-  }
+  for (Index t = 0; t < gate_up_.rows(); ++t)
+    activate(sizes_.architecture->activation, gate_up_.row(t).head(sizes_.ffn_dim),
+             gate_up_.row(t).tail(sizes_.ffn_dim), activated_.row(t));
   multiply(executor_, activated_, layer.down.weight, layer.down.bias, update_);
-  hidden_ += update_;
+  add_update(layer.ffn_post_norm);
 }
 
 }  // namespace generate

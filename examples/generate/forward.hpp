@@ -8,6 +8,7 @@
 
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope_table.hpp"
 #include "model.hpp"
 #include "vocabulary.hpp"
@@ -57,11 +58,16 @@ class Forward {
   gqa::TensorView<float> heads(Index first, Index num_heads, Index dim);
   void attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch);
   void feed_forward(const Layer& layer);
+  void add_update(const Vector& post_norm);
 
   const Model& model_;
   const Hyperparameters& sizes_;
   gqa::PoolExecutor executor_;
-  gqa::RopeTable<float> rotations_;
+  gqa::RopeTable<float> rotations_, local_rotations_;
+  struct HeadNorms {
+    gqa::QKNorm q, k;
+  };
+  std::vector<HeadNorms> head_norms_;  ///< of each layer; none where the architecture has none
   Matrix hidden_, normed_, update_, qkv_, attended_, gate_up_, activated_, logits_;
   Clock::duration attention_time_{};
 };

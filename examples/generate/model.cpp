@@ -63,10 +63,16 @@ class Plan {
     }
   }
 
-  void refuse_unused() const {
+  /// Throws where the file has no tensor of that name.
+  void require(const std::string& name) const {
+    GQA_CHECK(file_.find_tensor(name) != nullptr, format_error, "tensor " << name << " is missing");
+  }
+
+  void refuse_unused(std::string_view architecture) const {
     for (const GgufTensor& tensor : file_.tensors()) {
       GQA_CHECK(used_.contains(tensor.name) || tensor.name == "rope_freqs.weight", format_error,
-                "tensor " << tensor.name << " is not part of a llama model as this program knows it");
+                "tensor " << tensor.name << " is not part of a " << architecture
+                          << " model as this program knows it");
     }
   }
 
@@ -95,8 +101,8 @@ class Plan {
   }
 
   const GgufTensor& find(const std::string& name, Index columns, Index rows) const {
+    require(name);
     const GgufTensor* tensor = file_.find_tensor(name);
-    GQA_CHECK(tensor != nullptr, format_error, "tensor " << name << " is missing");
     GQA_CHECK(
         tensor->columns() == columns && tensor->rows() == rows, format_error,
         "tensor " << name << " is " << tensor->shape() << ", expected [" << columns << ", " << rows << "]");
@@ -136,8 +142,9 @@ Model::Model(const Gguf& file, gqa::PoolExecutor executor, const Progress& progr
   }
   // Each layer has tensors of its own, so a count of layers beyond that of tensors is a lie.
   GQA_CHECK(sizes.num_layers <= std::ssize(file.tensors()), format_error,
-            "llama.block_count is " << sizes.num_layers << ", but there are " << file.tensors().size()
-                                    << " tensors");
+            sizes.architecture->name << ".block_count is " << sizes.num_layers << ", but there are "
+                                     << file.tensors().size() << " tensors");
+  const Architecture& architecture = *sizes.architecture;
   layers.resize(static_cast<std::size_t>(sizes.num_layers));
   for (std::size_t i = 0; i < layers.size(); ++i) {
     Layer& layer = layers[i];
@@ -147,13 +154,23 @@ Model::Model(const Gguf& file, gqa::PoolExecutor executor, const Progress& progr
                  {block + "attn_k", sizes.k_size()},
                  {block + "attn_v", sizes.v_size()}},
                 sizes.model_dim, layer.qkv);
+    if (architecture.qkv_bias)
+      for (const char* part : {"attn_q.bias", "attn_k.bias", "attn_v.bias"}) plan.require(block + part);
+    if (architecture.qk_norm) {
+      plan.vector(block + "attn_q_norm.weight", sizes.head_dim, layer.q_norm);
+      plan.vector(block + "attn_k_norm.weight", sizes.head_dim, layer.k_norm);
+    }
+    if (architecture.post_norms) {
+      plan.vector(block + "post_attention_norm.weight", sizes.model_dim, layer.attention_post_norm);
+      plan.vector(block + "post_ffw_norm.weight", sizes.model_dim, layer.ffn_post_norm);
+    }
     plan.linear({{block + "attn_output", sizes.model_dim}}, sizes.attention_size(), layer.attention_output);
     plan.vector(block + "ffn_norm.weight", sizes.model_dim, layer.ffn_norm);
     plan.linear({{block + "ffn_gate", sizes.ffn_dim}, {block + "ffn_up", sizes.ffn_dim}}, sizes.model_dim,
                 layer.gate_up);
     plan.linear({{block + "ffn_down", sizes.model_dim}}, sizes.ffn_dim, layer.down);
   }
-  plan.refuse_unused();
+  plan.refuse_unused(architecture.name);
   num_weights = plan.run(executor, progress);
   embedding.swap(table.weight);
 }

@@ -20,13 +20,17 @@ struct Linear {
   Vector bias;
 };
 
+/// Norms are empty where the architecture has none.
 struct Layer {
   Vector attention_norm;
   Linear qkv;  ///< query, key and value projections in one: they read the same input
+  Vector q_norm, k_norm;
   Linear attention_output;
+  Vector attention_post_norm;
   Vector ffn_norm;
   Linear gate_up;  ///< both multiply the same input too
   Linear down;
+  Vector ffn_post_norm;
 };
 
 /// Called during long work with how much is done: 0 to 1.

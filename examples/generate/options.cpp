@@ -19,7 +19,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   std::string cache_dtype = "f32", cache = "contiguous";
   constexpr auto largest = std::numeric_limits<std::int32_t>::max();
 
-  CLI::App app("Generates text with a Llama-architecture model from a GGUF file.", "generate");
+  CLI::App app("Generates text with a llama, qwen2, qwen3 or gemma3 model from a GGUF file.", "generate");
   app.add_option("--model", options.model, "model to load; - is standard input")
       ->type_name("GGUF")
       ->required();

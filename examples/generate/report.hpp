@@ -16,7 +16,10 @@ struct CacheSizes {
   Index tokens;
   Index gqa, mha, mqa;
 };
-CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index tokens);
+/// Of a cache that takes so many bytes with the model's own heads.
+CacheSizes cache_sizes(const Hyperparameters& sizes, Index tokens, Index bytes);
+/// Bytes of so many tokens; a ring drops those that no window sees.
+Index cache_bytes(const Hyperparameters& sizes, CacheType type, CacheKind kind, Index tokens);
 
 /// What a run took and needed.
 struct Report {

@@ -8,6 +8,7 @@
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "gqa/attention.hpp"
+#include "gqa/attention_backward.hpp"
 #include "gqa/attention_scores.hpp"
 #include "gqa/attention_weights.hpp"
 #include "gqa/cache.hpp"
@@ -15,6 +16,8 @@
 #include "gqa/convert.hpp"
 #include "gqa/core/version.hpp"
 #include "gqa/explain.hpp"
+#include "gqa/layer/attention_layer.hpp"
+#include "gqa/layer/linear.hpp"
 #include "gqa/mask.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"

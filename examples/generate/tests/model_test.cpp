@@ -232,8 +232,8 @@ TEST(Model, RefusesWhatItDoesNotSupportByName) {
     change(writer);
     return error_of(writer);
   };
-  EXPECT_EQ(changed([](auto& w) { w.text("general.architecture", "gemma3"); }),
-            "the architecture gemma3 is not supported (llama is)");
+  EXPECT_EQ(changed([](auto& w) { w.text("general.architecture", "gemma4"); }),
+            "the architecture gemma4 is not supported (llama, qwen2, qwen3 and gemma3 are)");
   EXPECT_EQ(changed([](auto& w) { w.real("llama.attention.clamp_kqv", 8); }),
             "the hyper-parameter llama.attention.clamp_kqv is not supported");
   EXPECT_EQ(changed([](auto& w) { w.integer("llama.expert_count", 8); }),

@@ -55,6 +55,26 @@ struct Product {
   Index a_step = 1;            // elements of A from one step of depth to the next
 };
 
+/// Rows of B that products of rows take at once.
+inline constexpr Index dot_columns = 16;
+
+/// Sums of the products of rows of A with rows of B, `a_rows` x dot_columns of 64 bytes each: lane l of a sum
+/// takes the elements l, l + lanes, l + 2 lanes ... of both rows, or goes on with them where `accumulate`. B
+/// is read where it stands; fold_lanes() makes numbers of the sums. Both are the same in every instruction
+/// set that multiplies and adds in one rounding, and a sum is whatever other rows there are.
+template <class Acc>
+struct DotRows {
+  const Acc* a;
+  Index a_stride;
+  const void* b;  // as stored
+  Index b_stride;
+  Index a_rows, b_rows;  // b_rows is at least 1 and at most dot_columns
+  Index depth;
+  Acc* sums;
+  bool accumulate;
+  Index b_readable = 0;  // rows from b on, where B is read from memory, once: prefetch them
+};
+
 /// Softmax of a block of scores in place, row by row: p = e^((s - largest) * scale), with `largest` the row's
 /// largest s. Masked entries become exactly 0, whatever stands there.
 template <class Acc>
@@ -137,6 +157,7 @@ struct Kernels {
   void (*widen_row)(const void* x, Index n, Acc factor, Acc* y);
   /// Whether every element of rows x columns (grouped) is finite.
   bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
+  void (*dot_rows)(const DotRows<Acc>&);  // A is Acc, B is as stored, by rows
 };
 
 /// The functions of rows of accumulators.
@@ -148,6 +169,8 @@ struct RowKernels {
   void (*gradient)(const GradientBlock<Acc>&);
   Acc (*dot)(const Acc* x, const Acc* y, Index n);
   void (*exp2)(const Acc* x, Acc* y, Index n);
+  /// c[i][j] = the sum of the lanes of sums[i][j], for `rows` rows of dot_columns.
+  void (*fold_lanes)(const Acc* sums, Index rows, Acc* c, Index c_stride);
   // What score functions do to a row of scores in place.
   void (*scale)(Acc* x, Index n, Acc factor);                         // x = x * factor
   void (*soft_cap)(Acc* x, Index n, Acc cap);                         // x = cap * tanh(x / cap)
