@@ -62,7 +62,8 @@ void Forward::check(std::span<const TokenId> tokens) const {
   }
 }
 
-void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend) {
+void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
+                  const Watch& watch) {
   check(tokens);
   resize(std::ssize(tokens));
   rotations_.assign(positions);
@@ -71,7 +72,7 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
     hidden_.row(t) = model_.embedding.row(tokens[static_cast<std::size_t>(t)]) * sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-    attention(i, layer, attend);
+    attention(i, layer, attend, watch);
     feed_forward(layer);
   }
 }
@@ -110,8 +111,9 @@ gqa::TensorView<float> Forward::heads(Index first, Index num_heads, Index dim) {
   return {qkv_.data() + first, {1, qkv_.rows(), num_heads, dim}, {qkv_.size(), qkv_.cols(), dim}};
 }
 
-void Forward::attention(Index index, const Layer& layer, const Attend& attend) {
+void Forward::attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch) {
   rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
+  if (watch) watch(index, normed_);
   multiply(executor_, normed_, layer.qkv.weight, layer.qkv.bias, qkv_);
   const auto q = heads(0, sizes_.num_q_heads, sizes_.head_dim);
   const auto k = heads(sizes_.q_size(), sizes_.num_kv_heads, sizes_.head_dim);
