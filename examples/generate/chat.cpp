@@ -39,7 +39,7 @@ double ChatTotals::generation_rate() const {
 }
 
 ChatTotals chat(const Options& options, Session& session, const Tokenizer& tokenizer,
-                const ChatTemplate& chat_template, const Hyperparameters& sizes) {
+                const ChatTemplate& chat_template, const Hyperparameters& sizes, std::string_view label) {
   const bool terminal = ::isatty(STDIN_FILENO) == 1;
   ChatTotals totals;
   LineReader lines;
@@ -93,7 +93,7 @@ ChatTotals chat(const Options& options, Session& session, const Tokenizer& token
                " tokens is full; /reset forgets the conversation");
     if (!std::cout || answer.stop == "interrupt") break;
   }
-  if (options.save) save_all(session, conversation.unfed(), sizes.context_length, *options.save);
+  if (options.save) save_all(session, conversation.unfed(), sizes.context_length, *options.save, label);
   if (interrupted()) totals.stop = "interrupt";
   return totals;
 }

@@ -25,8 +25,9 @@ struct ChatTotals {
 /// Answers the lines of standard input, each in view of those before it: their keys and values stay in the
 /// session, and only what is new is fed. Empty lines are passed over; `/reset` forgets what was said. A line
 /// that cannot be answered, because the context has no room for it or it is no text, is said on standard
-/// error and forgotten. Answers go to standard output, with options.json one object a line.
+/// error and forgotten. Answers go to standard output, with options.json one object a line. With options.save
+/// the cache is saved in the end, under the model's label.
 ChatTotals chat(const Options& options, Session& session, const Tokenizer& tokenizer,
-                const ChatTemplate& chat_template, const Hyperparameters& sizes);
+                const ChatTemplate& chat_template, const Hyperparameters& sizes, std::string_view label = {});
 
 }  // namespace generate

@@ -63,7 +63,8 @@ void Forward::check(std::span<const TokenId> tokens) const {
   }
 }
 
-void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend) {
+void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
+                  const Watch& watch) {
   check(tokens);
   resize(std::ssize(tokens));
   rotations_.assign(positions);
@@ -74,7 +75,7 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
   if (sizes_.embedding_scale != 1) hidden_ *= sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-    attention(i, layer, attend);
+    attention(i, layer, attend, watch);
     feed_forward(layer);
   }
 }
@@ -118,8 +119,9 @@ void Forward::multiply(const Matrix& x, const WeightMatrix& weight, const Vector
               {.workspace = &workspace_});
 }
 
-void Forward::attention(Index index, const Layer& layer, const Attend& attend) {
+void Forward::attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch) {
   rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
+  if (watch) watch(index, normed_);
   multiply(normed_, layer.qkv.weight, layer.qkv.bias, qkv_);
   const auto q = heads(0, sizes_.num_q_heads, sizes_.head_dim);
   const auto k = heads(sizes_.q_size(), sizes_.num_kv_heads, sizes_.head_dim);

@@ -102,9 +102,9 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
 }
 
 void save_all(Session& session, std::span<const TokenId> unfed, Index context_length,
-              const std::filesystem::path& path) {
+              const std::filesystem::path& path, std::string_view label) {
   if (!unfed.empty() && session.size() + std::ssize(unfed) <= context_length) session.append(unfed);
-  session.save(path);
+  session.save(path, label);
 }
 
 Likelihood measure(Session& session, std::span<const TokenId> tokens, Index context_length,

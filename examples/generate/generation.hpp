@@ -47,7 +47,7 @@ Generation continue_prompt(Session& session, const Tokenizer& tokenizer, std::sp
 /// Saves a session's cache when it holds also `unfed`, the tokens of its text that it was not fed yet (unless
 /// the context is full). Throws as Session::save does.
 void save_all(Session& session, std::span<const TokenId> unfed, Index context_length,
-              const std::filesystem::path& path);
+              const std::filesystem::path& path, std::string_view label);
 
 /// The mean of -ln p(token | those before it) over a text, and of how many tokens.
 struct Likelihood {

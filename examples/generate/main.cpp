@@ -17,6 +17,7 @@
 #include "failure.hpp"
 #include "generation.hpp"
 #include "gguf.hpp"
+#include "identity.hpp"
 #include "interrupt.hpp"
 #include "mapped_file.hpp"
 #include "model.hpp"
@@ -69,8 +70,9 @@ int print_perplexity(const Options& options, Session& session, std::span<const T
 
 /// Returns the exit code.
 int print_chat(const Options& options, Session& session, const Tokenizer& tokenizer,
-               const ChatTemplate& chat_template, const Hyperparameters& sizes, Report report) {
-  const ChatTotals totals = chat(options, session, tokenizer, chat_template, sizes);
+               const ChatTemplate& chat_template, const Hyperparameters& sizes, std::string_view label,
+               Report report) {
+  const ChatTotals totals = chat(options, session, tokenizer, chat_template, sizes, label);
   report.prompt_tokens = totals.prompt_tokens;
   report.output_tokens = totals.output_tokens;
   report.prompt_seconds = totals.prompt_seconds;
@@ -117,9 +119,10 @@ int run(const Options& options) {
   const auto session = make_session(model, options.cache_type, executor, {}, options.cache_kind);
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
+  const std::string label = options.load || options.save ? identity(file, bytes.bytes()) : "";
   if (options.load) {
     try {
-      session->load(*options.load);
+      session->load(*options.load, label);
     } catch (const gqa::format_error& error) {  // not the model's file
       throw std::invalid_argument(error.what());
     }
@@ -135,7 +138,8 @@ int run(const Options& options) {
                 .weight_types = model.weight_types,
                 .cache_type = options.cache_type,
                 .cache_kind = options.cache_kind};
-  if (options.converses()) return print_chat(options, *session, tokenizer, *chat_template, sizes, report);
+  if (options.converses())
+    return print_chat(options, *session, tokenizer, *chat_template, sizes, label, report);
 
   Sampler sampler(options.temperature, options.top_k, static_cast<std::uint64_t>(options.seed));
   const auto stream = [&](std::string_view text) {
@@ -150,7 +154,7 @@ int run(const Options& options) {
     // How an answer ends is spelled by what follows it: the next turn, or the text that goes on.
     std::span<const TokenId> unfed = result.output_ids;
     unfed = unfed.empty() || tokenizer.ends_text(unfed.back()) ? unfed.first(0) : unfed.last(1);
-    save_all(*session, unfed, sizes.context_length, *options.save);
+    save_all(*session, unfed, sizes.context_length, *options.save, label);
   }
   report.prompt_tokens = result.prompt_tokens;
   report.output_tokens = result.output_ids.size();

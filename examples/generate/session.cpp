@@ -53,11 +53,15 @@ class CachedSession : public Session {
   void clear() override { cache_.clear(); }
 
 #ifdef GENERATE_FILES
-  void save(const std::filesystem::path& path) const override { gqa::save(cache_, path); }
-  void load(const std::filesystem::path& path) override { gqa::restore(cache_, path); }
+  void save(const std::filesystem::path& path, std::string_view label) const override {
+    gqa::save(cache_, path, {.label = label});
+  }
+  void load(const std::filesystem::path& path, std::string_view label) override {
+    gqa::restore(cache_, path, {.label = label});
+  }
 #else
-  void save(const std::filesystem::path&) const override { refuse_files(); }
-  void load(const std::filesystem::path&) override { refuse_files(); }
+  void save(const std::filesystem::path&, std::string_view) const override { refuse_files(); }
+  void load(const std::filesystem::path&, std::string_view) override { refuse_files(); }
 #endif
 
  private:

@@ -45,10 +45,10 @@ class Session {
   virtual void clear() = 0;                      ///< forgets all tokens; times go on
 
   /// Keeps the tokens' keys and values in a file, from which a session of the same model and cache goes on:
-  /// see gqa::save and gqa::restore, and what they throw. Throws std::invalid_argument where this program was
-  /// built without xxHash.
-  virtual void save(const std::filesystem::path& path) const = 0;
-  virtual void load(const std::filesystem::path& path) = 0;
+  /// see gqa::save and gqa::restore, and what they throw. The label says which model it is, see identity().
+  /// Throws std::invalid_argument where this program was built without xxHash.
+  virtual void save(const std::filesystem::path& path, std::string_view label) const = 0;
+  virtual void load(const std::filesystem::path& path, std::string_view label) = 0;
 };
 
 enum class CacheType { f32, f16, bf16 };

@@ -116,11 +116,12 @@ class Target {
     const auto add = [&](const void* data, Index bytes) {
       for (Index i = 0; i < bytes; ++i) sum = sum + static_cast<const unsigned char*>(data)[i];
     };
-    for (Index head = 0; head < view.num_kv_heads(); ++head) {
-      for (const gqa::Range r : view.retained(0)) {
+    for (Index i = 0; i < view.num_seqs() * view.num_kv_heads(); ++i) {
+      const Index seq = i / view.num_kv_heads(), head = i % view.num_kv_heads();
+      for (const gqa::Range r : view.retained(seq)) {
         for (Index at = r.begin; at < r.end;) {
           const Index end = std::min(r.end, at / gqa::tile_keys * gqa::tile_keys + gqa::tile_keys);
-          const gqa::KVTile tile = view.tile(0, head, {at, end}, nullptr);
+          const gqa::KVTile tile = view.tile(seq, head, {at, end}, nullptr);
           require(tile.size > 0 && tile.size <= end - at, "a tile is of what was wanted");
           const Index E = gqa::element_group<T>, size = sizeof(T);
           for (Index d = 0; d < gqa::ceil_div(view.head_dim(), E); ++d)
@@ -145,7 +146,7 @@ void sign(Bytes& bytes) {
   std::memcpy(&prefix, bytes.data(), sizeof prefix);
   const auto all = std::as_bytes(std::span(bytes));
   if (prefix.header_bytes < sizeof prefix + 8 || prefix.header_bytes > bytes.size()) return;
-  for (std::size_t i = 0; i < prefix.num_layers; ++i) {
+  for (std::size_t i = 0; i < std::size_t{prefix.num_layers} * prefix.num_seqs; ++i) {
     const std::size_t at = sizeof prefix + i * sizeof(LayerRecord);
     if (at + sizeof(LayerRecord) + 8 > prefix.header_bytes) break;
     LayerRecord record;

@@ -35,7 +35,7 @@ template <class T>
 class FileDamage : public ::testing::Test {
  protected:
   FileDamage() {
-    save(with_tokens(cache_of<T>(small), 35, 1), path_);
+    save(with_tokens(cache_of<T>(small), 35, 1), path_, {.label = "model"});
     bytes_ = test::read_bytes(path_);
     cache_ = with_tokens(cache_of<T>(small), 9, 2);
     before_ = contents(cache_);
@@ -137,11 +137,12 @@ TYPED_TEST(FileDamage, ALyingHeader) {
                                most - 1, -1,    -64,     most / 4,  most / 64, LLONG_MIN, most - 4095};
   int refused = 0;
   [[maybe_unused]] volatile unsigned char first = 0;
-  // Each number of prefix and records, and the zeros after them.
-  for (std::size_t at = 0; at < 64 + 2 * 120 + 16; at += at < 40 ? 4 : 8) {
+  // Each number of prefix and records, the label and the zeros after it.
+  const auto size_at = [](std::size_t at) -> std::size_t { return at < 40 || (at >= 56 && at < 64) ? 4 : 8; };
+  for (std::size_t at = 0; at < 64 + 2 * 120 + 16; at += size_at(at)) {
     for (const std::int64_t lie : lies) {
       Bytes lying = this->bytes_;
-      std::memcpy(lying.data() + at, &lie, at < 40 ? 4 : 8);
+      std::memcpy(lying.data() + at, &lie, size_at(at));
       if (lying == this->bytes_) continue;
       const bool of_range = at >= 64 && at < 304 && (at - 64) % 120 == 40;
       if (of_range && lie >= 1 && lie <= 64) continue;  // as many tiles: a file of so many tokens

@@ -133,8 +133,8 @@ TYPED_TEST(CacheFile, OfAPassThatIsUnderWay) {
   cache.write(0, span, x, x);
   save(cache, path);
   EXPECT_EQ(describe_file(path).tokens, 73);
-  EXPECT_EQ(describe_file(path).layers[0].retained, (Range{0, 73}));
-  EXPECT_EQ(describe_file(path).layers[1].retained, (Range{0, 70}));
+  EXPECT_EQ(describe_file(path).layers[0].retained.at(0), (Range{0, 73}));
+  EXPECT_EQ(describe_file(path).layers[1].retained.at(0), (Range{0, 70}));
   auto restored = cache_of<T>({.layers = 2, .heads = 1, .dim = 2, .value_dim = 2});
   restore(restored, path);
   EXPECT_EQ(restored.size(), 73);
@@ -151,13 +151,15 @@ TYPED_TEST(CacheFile, SaysWhatItHolds) {
   save(with_tokens(cache_of<T>({}), 70, 1), path);
   const FileDescription is = describe_file(path);
   EXPECT_EQ(is.dtype, scalar_name<T>());
+  EXPECT_EQ(is.label, "");
+  EXPECT_EQ(is.num_seqs, 1);
   EXPECT_EQ(is.tokens, 70);
   ASSERT_EQ(is.layers.size(), 2u);
   for (const auto& layer : is.layers) {
     EXPECT_EQ(layer.num_kv_heads, 3);
     EXPECT_EQ(layer.head_dim, 7);
     EXPECT_EQ(layer.value_dim, 5);
-    EXPECT_EQ(layer.retained, (Range{0, 70}));
+    EXPECT_EQ(layer.retained, std::vector<Ranges>({Range{0, 70}}));
   }
   EXPECT_EQ(is.bytes, static_cast<Index>(std::filesystem::file_size(path)));
   EXPECT_EQ(is.bytes % 4096, 0);

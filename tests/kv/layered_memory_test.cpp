@@ -7,11 +7,13 @@
 #include <cstdlib>
 #include <new>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/ring.hpp"
 #include "kv/token_model.hpp"
+#include "support/message_of.hpp"
 #include "support/scalars.hpp"
 
 namespace {
@@ -200,6 +202,80 @@ TYPED_TEST(LayeredMemory, RestoringAClearedRingThatRunsOutChangesNothing) {
   const auto unchanged = [&, before = seen(cache)] { EXPECT_EQ(seen(cache), before); };
   EXPECT_EQ(fail_each_allocation([&] { cache.restore(checkpoint); }, unchanged), 2);
   model.expect_in(cache);
+}
+
+template <class F>
+std::string too_long(F&& f) {
+  return test::message_of<std::length_error>(f);
+}
+std::string beyond(const char* what, Index bytes, Index limit) {
+  return std::string(what) + ": the cache would take " + std::to_string(bytes) +
+         " bytes, more than the memory_limit of " + std::to_string(limit);
+}
+
+TYPED_TEST(LayeredMemory, OfARingIsNotTakenBeyondTheLimit) {
+  using T = TypeParam;
+  auto config = ring_config<T>();
+  RingCache<T> unlimited(config);
+  TokenModel<T> model({{2, 8}, {2, 8}}), other({{2, 8}, {2, 8}});
+  for (int i = 0; i < 20; ++i) model.add(unlimited, 40);
+  const auto checkpoint = unlimited.checkpoint();
+  const Index bytes = unlimited.allocated_bytes();
+  config.memory_limit = bytes - 1;
+  RingCache<T> small(config);
+  EXPECT_EQ(too_long([&] { small.extend(1); }), beyond("extend", bytes, bytes - 1));
+  EXPECT_EQ(too_long([&] { small.clone().extend(1); }), beyond("extend", bytes, bytes - 1));
+  EXPECT_EQ(too_long([&] { small.restore(checkpoint); }), beyond("restore", bytes, bytes - 1));
+  EXPECT_EQ(small.size() + small.allocated_bytes(), 0);
+  small.extend(0);
+  config.memory_limit = bytes;
+  RingCache<T> exact(config);
+  other.add(exact, 40);
+  exact.restore(checkpoint);
+  model.expect_in(exact);
+  exact = std::move(small);
+  EXPECT_THROW(exact.extend(1), std::length_error) << "limits move with a cache";
+  config.num_layers = 1;
+  RingCache<T> single(config);  // half of it
+  config.memory_limit = bytes / 2 - 1;
+  RingCache<T> none(config);
+  const std::vector<T> ones(2 * 8, T(1));
+  const TensorView<const T> x(ones.data(), 1, 2, 8);
+  single.append(x, x);
+  EXPECT_EQ(single.allocated_bytes(), bytes / 2);
+  EXPECT_EQ(too_long([&] { none.append(x, x); }), beyond("append", bytes / 2, bytes / 2 - 1));
+  EXPECT_EQ(none.size(), 0);
+  config.memory_limit = -1;
+  EXPECT_EQ(test::message_of<std::invalid_argument>([&] { RingCache<T> cache(config); }),
+            "memory_limit is -1, expected at least 0");
+}
+
+TYPED_TEST(LayeredMemory, OfAHybridIsNotTakenBeyondTheLimitInAnyGroup) {
+  using T = TypeParam;
+  auto config = hybrid_config<T>();
+  HybridCache<T> unlimited(config);
+  const Index none = unlimited.allocated_bytes();
+  std::vector<Index> steps = {none};  // what is taken for the first token, and in the end
+  TokenModel<T> model(layers), other(layers);
+  for (int i = 0; i < 15; ++i) {
+    model.add(unlimited, 40);
+    if (unlimited.allocated_bytes() != steps.back()) steps.push_back(unlimited.allocated_bytes());
+  }
+  ASSERT_EQ(steps.size(), 3u);
+  config.memory_limit = steps[2] - 1;
+  HybridCache<T> cache(config);
+  while (cache.size() < 480) other.add(cache, 40);
+  const auto before = seen(cache);
+  EXPECT_EQ(too_long([&] { cache.extend(33); }), beyond("extend", steps[2], steps[2] - 1));
+  EXPECT_EQ(seen(cache), before);
+  other.add(cache, 32);
+  other.expect_in(cache);
+  EXPECT_EQ(cache.allocated_bytes(), steps[1]);
+  config.memory_limit = steps[1] - 1;
+  HybridCache<T> small(config);
+  EXPECT_EQ(too_long([&] { small.extend(1); }), beyond("extend", steps[1], steps[1] - 1));
+  config.memory_limit = -1;
+  EXPECT_THROW(HybridCache<T> negative(config), std::invalid_argument);
 }
 
 TYPED_TEST(LayeredMemory, CheckpointsThatAreGoneAreForgotten) {

@@ -86,8 +86,10 @@ TEST_F(CacheKinds, ComeBackFromFiles) {
   for (const CacheKind kind : {CacheKind::contiguous, CacheKind::paged, CacheKind::ring}) {
     const auto one = session(kind), back = session(kind);
     scores(*one, all.first(120));
-    one->save(path("cache"));
-    back->load(path("cache"));
+    one->save(path("cache"), "model");
+    EXPECT_THROW(back->load(path("cache"), "another"), gqa::format_error);
+    EXPECT_EQ(back->size(), 0);
+    back->load(path("cache"), "model");
     EXPECT_EQ(back->size(), 120);
     EXPECT_EQ(scores(*back, all.subspan(120)), scores(*one, all.subspan(120))) << kind_name(kind);
   }
@@ -113,6 +115,22 @@ TEST_F(CacheKinds, TheProgramGoesOnFromAFile) {
   EXPECT_EQ(run_tiny({"--prompt", "a", "--load", cache, "--cache-dtype", "f16"}).code, 2);
   EXPECT_EQ(run_tiny({"--prompt", "a", "--load", path("tiny.gguf")}).code, 2);
   EXPECT_EQ(run_tiny({"--prompt", "a", "--save", path("absent/cache")}).code, 2);
+}
+
+/// Of the same name and sizes: nothing but the weights can tell.
+TEST_F(CacheKinds, AModelTrainedFurtherIsRefused) {
+  auto writer = test::tiny_model();
+  writer.text("general.name", "tiny\nmodel");
+  auto bytes = writer.file();
+  write("tiny.gguf", bytes);
+  const std::string cache = path("cache");
+  EXPECT_EQ(run_tiny({"--prompt", "the fox", "--max-tokens", "2", "--save", cache}).code, 0);
+  EXPECT_EQ(run_tiny({"--prompt", "a", "--max-tokens", "1", "--load", cache}).code, 0);
+  bytes.back() ^= std::byte{1};
+  write("tiny.gguf", bytes);
+  const auto refused = run_tiny({"--prompt", "a", "--max-tokens", "1", "--load", cache});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("the label is \"tiny model, xxh3 "), std::string::npos) << refused.err;
 }
 
 TEST_F(CacheKinds, AConversationGoesOnFromAFile) {

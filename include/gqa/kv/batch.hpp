@@ -11,6 +11,7 @@
 #include "gqa/core/ragged.hpp"
 #include "gqa/kv/batch_rows.hpp"
 #include "gqa/kv/batch_state.hpp"
+#include "gqa/kv/cache_blocks.hpp"
 
 namespace gqa {
 
@@ -235,6 +236,8 @@ class BatchCache {
   }
 
  private:
+  friend struct detail::CacheBlocks<BatchCache>;
+
   explicit BatchCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   static State make_state(const Config& c) {
@@ -278,6 +281,62 @@ class BatchCache {
   }
 
   std::shared_ptr<State> state_;  // null: moved from
+};
+
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<BatchCache<T, G, D, Dv>> {
+  using Cache = BatchCache<T, G, D, Dv>;
+  using Scalar = T;
+  using Staged = std::vector<Slabs<T>>;  // of each sequence
+
+  static Index num_layers(const Cache& c) { return c.state("packing").shape().num_layers; }
+  static Index num_seqs(const Cache& c) { return c.state("packing").num_seqs(); }
+  static LayerShape shape(const Cache& c, Index) { return layer_shape(c.state_->shape()); }
+  static Ranges retained(const Cache& c, Index section) {
+    const Index seqs = c.state_->num_seqs();
+    return Range{0, c.state_->at(section % seqs).sequence.written(section / seqs)};
+  }
+  static PackedBlock<T> block_at(const Cache& c, Index section, Index head, Index tile) {
+    const Index seqs = c.state_->num_seqs();
+    return c.state_->at(section % seqs).slabs.block_at(section / seqs, head, tile);
+  }
+
+  static Staged stage(const Cache& c, std::span<const Ranges> retained) {
+    const State& s = *c.state_;
+    const std::vector<Index> tokens = tokens_of_each(retained, s.num_seqs());
+    Index bytes = 0;
+    for (Index seq = 0; seq < s.num_seqs(); ++seq) {
+      const Index n = tokens[static_cast<std::size_t>(seq)], most = s.at(seq).sequence.max_tokens();
+      GQA_CHECK(n <= most, std::length_error,
+                "restore: " << n << " tokens of sequence " << seq << ", but it holds at most " << most);
+      bytes += s.at(seq).slabs.bytes_for(n);
+    }
+    check_limit("restore", bytes, s.memory_limit);
+    Staged staged;
+    staged.reserve(tokens.size());
+    for (const Index n : tokens) {
+      staged.push_back(s.at(0).slabs.like());
+      staged.back().reserve(n);
+    }
+    return staged;
+  }
+  static PackedBlock<T> block_at(const Staged& staged, Index section, Index head, Index tile) {
+    const Index seqs = std::ssize(staged);
+    return staged[static_cast<std::size_t>(section % seqs)].block_at(section / seqs, head, tile);
+  }
+  static void adopt(Cache& c, Staged&& staged, std::span<const Ranges> retained) noexcept {
+    State& s = *c.state_;
+    s.clear();
+    for (Index seq = 0; seq < s.num_seqs(); ++seq)
+      s.at(seq).slabs = std::move(staged[static_cast<std::size_t>(seq)]);
+    for (std::size_t i = 0; i < retained.size(); ++i) {
+      const Index section = static_cast<Index>(i), seqs = s.num_seqs();
+      s.at(section % seqs).sequence.set_written(section / seqs, retained[i][0].end);
+    }
+  }
+
+ private:
+  using State = BatchState<T>;
 };
 
 }  // namespace gqa

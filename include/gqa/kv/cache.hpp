@@ -260,22 +260,14 @@ struct detail::CacheBlocks<KVCache<T, G, D, Dv>> {
   using Scalar = T;
 
   static Index num_layers(const Cache& c) { return c.state("packing").slabs.shape().num_layers; }
-  static LayerShape shape(const Cache& c, Index) {
-    const CacheShape& shape = c.state_->slabs.shape();
-    return {shape.num_kv_heads, shape.head_dim, shape.value_dim};
-  }
+  static LayerShape shape(const Cache& c, Index) { return layer_shape(c.state_->slabs.shape()); }
   static Ranges retained(const Cache& c, Index layer) { return Range{0, c.state_->sequence.written(layer)}; }
   static PackedBlock<T> block_at(const Cache& c, Index layer, Index head, Index tile) {
     return c.state_->slabs.block_at(layer, head, tile);
   }
 
   static Slabs<T> stage(const Cache& c, std::span<const Ranges> retained) {
-    for (std::size_t layer = 0; layer < retained.size(); ++layer)
-      GQA_CHECK(retained[layer].size() == 1 && retained[layer][0].begin == 0, format_error,
-                "layer " << layer << " retains tokens " << retained[layer][0].begin << " to "
-                         << retained[layer].hull().end << " in " << retained[layer].size()
-                         << " ranges, expected all from token 0 on");
-    const Index tokens = tokens_of(retained), most = c.state_->sequence.max_tokens();
+    const Index tokens = tokens_of_each(retained, 1).front(), most = c.state_->sequence.max_tokens();
     GQA_CHECK(tokens <= most, std::length_error,
               "restore: " << tokens << " tokens, but the cache holds at most " << most);
     check_limit("restore", c.state_->slabs.bytes_for(tokens), c.memory_limit_);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a cache holds of every token, and the checks of it that all caches share.
+// What a cache holds of every token, and the checks that all caches share.
 #pragma once
 
 #include "gqa/core/tensor.hpp"
@@ -58,6 +58,20 @@ void check_tokens(const CacheShape& shape, const TensorView<TK>& k, const Tensor
   };
   check("k", k, shape.head_dim);
   check("v", v, shape.value_dim);
+}
+
+/// Throws std::length_error where `bytes` are more than a limit that is not 0.
+inline void check_limit(const char* wanted_by, Index bytes, Index limit) {
+  GQA_CHECK(
+      limit == 0 || bytes <= limit, std::length_error,
+      wanted_by << ": the cache would take " << bytes << " bytes, more than the memory_limit of " << limit);
+}
+
+/// The limit of a Config. Throws std::invalid_argument.
+inline Index checked_limit(Index memory_limit) {
+  GQA_CHECK(memory_limit >= 0, std::invalid_argument,
+            "memory_limit is " << memory_limit << ", expected at least 0");
+  return memory_limit;
 }
 
 }  // namespace gqa::detail

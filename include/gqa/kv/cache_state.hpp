@@ -68,18 +68,4 @@ struct CacheState {
   }
 };
 
-/// Throws std::length_error where `bytes` are more than a limit that is not 0.
-inline void check_limit(const char* wanted_by, Index bytes, Index limit) {
-  GQA_CHECK(
-      limit == 0 || bytes <= limit, std::length_error,
-      wanted_by << ": the cache would take " << bytes << " bytes, more than the memory_limit of " << limit);
-}
-
-/// The limit of a Config. Throws std::invalid_argument.
-inline Index checked_limit(Index memory_limit) {
-  GQA_CHECK(memory_limit >= 0, std::invalid_argument,
-            "memory_limit is " << memory_limit << ", expected at least 0");
-  return memory_limit;
-}
-
 }  // namespace gqa::detail

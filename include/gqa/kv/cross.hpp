@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "gqa/core/ragged.hpp"
 #include "gqa/kv/batch_rows.hpp"
+#include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/cross_state.hpp"
 
 namespace gqa {
@@ -84,7 +86,7 @@ class CrossCache {
   /// tokens and a size that is missing, not positive or contradicts the template's; std::length_error where
   /// they overflow or go beyond memory_limit; std::bad_alloc.
   explicit CrossCache(const Config& config)
-      : state_(std::make_shared<State>(detail::checked_shape<G, D, Dv>(config), config.tokens,
+      : state_(std::make_shared<State>("tokens", detail::checked_shape<G, D, Dv>(config), config.tokens,
                                        detail::checked_limit(config.memory_limit))) {}
 
   CrossCache(CrossCache&&) noexcept = default;
@@ -211,6 +213,8 @@ class CrossCache {
   }
 
  private:
+  friend struct detail::CacheBlocks<CrossCache>;
+
   explicit CrossCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   /// Views that outlive the cache, or what it was assigned, say so.
@@ -239,6 +243,46 @@ class CrossCache {
   }
 
   std::shared_ptr<State> state_;  // null: moved from
+};
+
+/// Of a cache that is complete: how long a sequence is of which nothing is written, no range says.
+template <Scalar T, Index G, Index D, Index Dv>
+struct detail::CacheBlocks<CrossCache<T, G, D, Dv>> {
+  using Cache = CrossCache<T, G, D, Dv>;
+  using Scalar = T;
+  using Staged = CrossState<T>;
+
+  static Index num_layers(const Cache& c) { return c.state("packing").shape.num_layers; }
+  static Index num_seqs(const Cache& c) { return c.state("packing").num_seqs(); }
+  static LayerShape shape(const Cache& c, Index) { return layer_shape(c.state_->shape); }
+  static Ranges retained(const Cache& c, Index section) {
+    const CrossState<T>& s = *c.state_;
+    const Index layer = section / s.num_seqs(), seq = section % s.num_seqs();
+    GQA_CHECK(!s.is_missing(layer, seq), std::invalid_argument,
+              "packing: layer " << layer << " of sequence " << seq << " is not written yet");
+    return Range{0, s.at(seq).tokens};
+  }
+  static PackedBlock<T> block_at(const Cache& c, Index section, Index head, Index tile) {
+    return block_at(*c.state_, section, head, tile);
+  }
+
+  static Staged stage(const Cache& c, std::span<const Ranges> retained) {
+    const std::vector<Index> tokens = tokens_of_each(retained, c.state_->num_seqs());
+    for (std::size_t i = 0; i < retained.size(); ++i)
+      GQA_CHECK(retained[i][0].end == tokens[i % tokens.size()], format_error,
+                section_name(static_cast<Index>(i), std::ssize(tokens))
+                    << " has " << retained[i][0].end << " tokens, expected the " << tokens[i % tokens.size()]
+                    << " that the sequence has in other layers");
+    Staged staged("restore", c.state_->shape, tokens, c.state_->memory_limit);
+    staged.note_all_written();
+    return staged;
+  }
+  static PackedBlock<T> block_at(const Staged& s, Index section, Index head, Index tile) {
+    return s.at(section % s.num_seqs()).block_at(section / s.num_seqs(), head, tile);
+  }
+  static void adopt(Cache& c, Staged&& staged, std::span<const Ranges>) noexcept {
+    *c.state_ = std::move(staged);
+  }
 };
 
 }  // namespace gqa

@@ -53,8 +53,9 @@ struct CrossState {
   Index memory_limit;
   bool gone = false;
 
-  /// Throws as CrossCache.
-  CrossState(const CacheShape& of_token, const std::vector<Index>& lengths, Index limit)
+  /// Throws as CrossCache, and as `wanted_by` beyond the limit.
+  CrossState(const char* wanted_by, const CacheShape& of_token, const std::vector<Index>& lengths,
+             Index limit)
       : shape(of_token), memory_limit(limit) {
     GQA_CHECK(!lengths.empty(), std::invalid_argument, "tokens: none, expected those of at least 1 sequence");
     Index bytes = 0;
@@ -63,7 +64,7 @@ struct CrossState {
       seqs.emplace_back(shape, n);
       bytes = checked_add(bytes, seqs.back().layout.bytes(), "tokens");
     }
-    check_limit("tokens", bytes, memory_limit);
+    check_limit(wanted_by, bytes, memory_limit);
     missing_.resize(static_cast<std::size_t>(checked_mul(num_seqs(), shape.num_layers, "tokens")), 1);
     missing_in_.resize(static_cast<std::size_t>(shape.num_layers), 0);
     for (CrossSequence<T>& each : seqs) {
@@ -76,7 +77,7 @@ struct CrossState {
   CrossState clone() const {
     std::vector<Index> lengths;
     for (const CrossSequence<T>& each : seqs) lengths.push_back(each.tokens);
-    CrossState copy(shape, lengths, memory_limit);
+    CrossState copy("clone", shape, lengths, memory_limit);
     copy.missing_ = missing_;
     copy.missing_in_ = missing_in_;
     for (Index seq = 0; seq < num_seqs(); ++seq)
@@ -156,6 +157,12 @@ struct CrossState {
     else
       next.allocate();
     replace(seq, std::move(next));
+  }
+
+  /// Every layer of every sequence is there.
+  void note_all_written() noexcept {
+    std::ranges::fill(missing_, 0);
+    std::ranges::fill(missing_in_, 0);
   }
 
   void clear() noexcept {

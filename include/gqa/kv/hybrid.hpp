@@ -34,11 +34,12 @@ class HybridCache : public detail::LayeredCache<T, Dynamic, Dynamic> {
     Index max_span = 1;  ///< tokens of one pass, at most
     Index rollback = 0;  ///< tokens that truncating takes back at least
     std::vector<CacheLayer> layers = {};
+    Index memory_limit = 0;  ///< the most that allocated_bytes() may come to; 0: any
   };
 
   /// Takes no memory for tokens yet. Throws std::invalid_argument for no layers or sizes that cannot be,
   /// std::length_error where they overflow.
-  explicit HybridCache(const Config& config) : Base(checked(config)) {}
+  explicit HybridCache(const Config& config) : Base(checked(config), config.memory_limit) {}
 
   /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans, views and
   /// checkpoints stay those of the first: truncate the clone to what all layers have before you extend it,

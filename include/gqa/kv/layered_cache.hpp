@@ -58,10 +58,10 @@ class LayeredCache {
   LayeredCache& operator=(const LayeredCache&) = delete;
 
   /// Makes room for n more tokens in every layer; they are there once they are written. Windowed layers drop
-  /// for it what no query will see, all at once. Throws std::length_error beyond max_tokens, and where more
-  /// than max_span tokens would wait to be written; std::invalid_argument for a negative n; std::bad_alloc.
-  /// Nothing has changed then.
-  Span extend(Index n) { return state("extend").extend(n); }
+  /// for it what no query will see, all at once. Throws std::length_error beyond max_tokens or memory_limit,
+  /// and where more than max_span tokens would wait to be written; std::invalid_argument for a negative n;
+  /// std::bad_alloc. Nothing has changed then.
+  Span extend(Index n) { return state("extend").extend("extend", n); }
 
   /// Stores the keys (tokens x G x D) and values (tokens x G x Dv) of a span's tokens in one layer, each the
   /// nearest T. Throws std::invalid_argument for wrong sizes, a span of another cache, one that was truncated
@@ -91,7 +91,7 @@ class LayeredCache {
     s.check_span(keys.tokens);
     s.sequence().check_gap(0, {s.sequence().size(), s.sequence().size() + keys.tokens});
     const auto& kernels = simd::kernels<T>(isa());
-    const Span span = s.extend(keys.tokens);
+    const Span span = s.extend("append", keys.tokens);
     store(s, 0, span.positions, keys, values, kernels);
     return span;
   }
@@ -157,7 +157,8 @@ class LayeredCache {
   /// Returns to the state of the checkpoint, which may be restored again. Spans of before are no longer
   /// valid. It may be of another cache of the same sizes, unless layers keep every token: these are
   /// truncated, so the checkpoint's tokens must not have been truncated or written anew. Throws
-  /// std::invalid_argument for what cannot be restored, std::bad_alloc; nothing has changed then.
+  /// std::invalid_argument for what cannot be restored, std::length_error beyond memory_limit,
+  /// std::bad_alloc; nothing has changed then.
   void restore(const Checkpoint& checkpoint) { state("restore").restore(checkpoint.saved_); }
 
   /// Forgets every token and gives the memory back.
@@ -195,10 +196,12 @@ class LayeredCache {
 
  protected:
   /// Of what has been checked. Takes no memory for tokens yet. Throws std::length_error where sizes overflow.
-  explicit LayeredCache(std::shared_ptr<const LayeredConfig> config)
-      : state_(std::make_shared<State>(std::move(config))) {}
+  LayeredCache(std::shared_ptr<const LayeredConfig> config, Index memory_limit)
+      : state_(std::make_shared<State>(std::move(config), checked_limit(memory_limit))) {}
   /// The same tokens. Throws std::bad_alloc.
-  explicit LayeredCache(const State& other) : LayeredCache(other.config()) { state_->copy(other); }
+  explicit LayeredCache(const State& other) : LayeredCache(other.config(), other.memory_limit()) {
+    state_->copy(other);
+  }
 
   LayeredCache(LayeredCache&&) noexcept = default;
   LayeredCache& operator=(LayeredCache&& other) noexcept {

@@ -46,8 +46,9 @@ class LayeredState {
   };
 
   /// Takes no memory for tokens yet. Throws std::length_error where the sizes overflow.
-  explicit LayeredState(std::shared_ptr<const LayeredConfig> config)
+  LayeredState(std::shared_ptr<const LayeredConfig> config, Index memory_limit)
       : config_(std::move(config)),
+        memory_limit_(memory_limit),
         places_(places_of(config_->layers)),
         groups_(groups_of(*config_, places_)),
         sequence_(config_->limits.max_tokens, static_cast<Index>(config_->layers.size())) {
@@ -60,6 +61,7 @@ class LayeredState {
 
   const std::shared_ptr<const LayeredConfig>& config() const { return config_; }
   const SpanLimits& limits() const { return config_->limits; }
+  Index memory_limit() const { return memory_limit_; }
   const std::vector<LayerGroup<T>>& groups() const { return groups_; }
   const Sequence& sequence() const { return sequence_; }
   Sequence& sequence() { return sequence_; }
@@ -98,12 +100,12 @@ class LayeredState {
                    << there.hull().end);
   }
 
-  /// n more tokens. Throws as an extend() does.
-  Span extend(Index n) {
+  /// n more tokens, for `wanted_by`. Throws as an extend() does.
+  Span extend(const char* wanted_by, Index n) {
     sequence_.check_room(n);
     check_span(n);
     const Index tokens = sequence_.size() + n;
-    take_memory(tokens);
+    take_memory(wanted_by, tokens);
     for (LayerGroup<T>& g : groups_) g.drop(tokens);
     return sequence_.extend(n);
   }
@@ -146,8 +148,8 @@ class LayeredState {
     const Index tokens = tokens_of(retained);
     GQA_CHECK(tokens <= limits().max_tokens, std::length_error,
               "restore: " << tokens << " tokens, but the cache holds at most " << limits().max_tokens);
-    LayeredState staged(config_);
-    staged.take_memory(tokens);
+    LayeredState staged(config_, memory_limit_);
+    staged.take_memory("restore", tokens);
     for (std::size_t layer = 0; layer < retained.size(); ++layer)
       GQA_CHECK(staged.groups_[places_[layer].group].assign(retained[layer], tokens), format_error,
                 "layer " << layer << " retains tokens up to " << retained[layer].hull().end << " in "
@@ -180,7 +182,8 @@ class LayeredState {
     return saved;
   }
 
-  /// Throws std::invalid_argument where that cannot be, std::bad_alloc; nothing has changed then.
+  /// Throws std::invalid_argument where that cannot be, std::length_error beyond the limit, std::bad_alloc;
+  /// nothing has changed then.
   void restore(const SavedState<T>& saved) {
     GQA_CHECK(saved.config != nullptr, std::invalid_argument, "restore: the checkpoint was moved from");
     GQA_CHECK(saved.config == config_ || *saved.config == *config_, std::invalid_argument,
@@ -197,7 +200,7 @@ class LayeredState {
                                       << " tokens are wanted as they were, but where layers keep all, "
                                       << "only " << *saved.unchanged << " of them are unchanged");
     }
-    take_memory(size);
+    take_memory("restore", size);
     for (std::size_t i = 0; i < groups_.size(); ++i) {
       if (groups_[i].windowed())
         groups_[i].copy_ring(saved.groups[i]);
@@ -231,10 +234,13 @@ class LayeredState {
     return groups;
   }
 
-  /// In all groups or none.
-  void take_memory(Index tokens) {
+  /// In all groups or none. Throws std::length_error beyond the limit.
+  void take_memory(const char* wanted_by, Index tokens) {
     const auto has_room = [&](const LayerGroup<T>& g) { return g.has_room(tokens); };
     if (std::all_of(groups_.begin(), groups_.end(), has_room)) return;
+    Index bytes = 0;
+    for (const LayerGroup<T>& g : groups_) bytes += g.allocated_with(tokens);
+    check_limit(wanted_by, bytes, memory_limit_);
     std::vector<typename LayerGroup<T>::Memory> memory;
     memory.reserve(groups_.size());
     for (const LayerGroup<T>& g : groups_) memory.push_back(g.grow(tokens));
@@ -247,6 +253,7 @@ class LayeredState {
   }
 
   std::shared_ptr<const LayeredConfig> config_;
+  Index memory_limit_;
   std::vector<Place> places_;
   std::vector<LayerGroup<T>> groups_;
   Sequence sequence_;

@@ -44,17 +44,19 @@ struct MappedLayer {
 };
 
 struct MappedFile {
-  MappedFile(const File& file, Index bytes) : mapping(file, bytes) {}
+  MappedFile(const File& file, Index bytes, Index sequences) : mapping(file, bytes), num_seqs(sequences) {}
 
   Mapping mapping;
-  std::vector<MappedLayer> layers;
+  Index num_seqs;
+  std::vector<MappedLayer> layers;  // [layer][sequence]
 };
 
 }  // namespace detail
 
 /// The tokens of a file that save() wrote, for attention to read without copying: a prefix that many
-/// sequences share, and many processes, whose memory holds it once. Each layer is a view like those of a
-/// cache; with AnyKV it becomes the shared level of a cascade.
+/// sequences share, and many processes, whose memory holds it once; or the encoder's tokens of a batch, from
+/// a CrossCache. Each layer is a view like those of a cache; with AnyKV it becomes the shared level of a
+/// cascade.
 ///
 /// The file is mapped, so it must not be cut or written to while it is (save() never does: what it replaces
 /// stays readable for who has it mapped). Copies share the mapping, which lives as long as they and the views
@@ -68,19 +70,19 @@ class MappedPrefix {
    public:
     using Scalar = T;
 
-    Index num_seqs() const { return 1; }
+    Index num_seqs() const { return file_->num_seqs; }
     Index num_kv_heads() const { return layer_->packed.shape.num_kv_heads; }
     Index head_dim() const { return layer_->packed.shape.head_dim; }
     Index value_dim() const { return layer_->packed.shape.value_dim; }
     Index scratch_bytes() const { return 0; }
-    Ranges retained(Index) const { return layer_->packed.retained; }
+    Ranges retained(Index seq) const { return layer_[seq].packed.retained; }
 
-    KVTile tile(Index, Index kv_head, Range want, void*) const {
-      const Index tile = want.begin / tile_keys;
-      const std::byte* block =
-          layer_->begin + (kv_head * layer_->tiles.size() + layer_->tiles.slot(tile)) * layer_->bytes.both;
+    KVTile tile(Index seq, Index kv_head, Range want, void*) const {
+      const detail::MappedLayer& layer = layer_[seq];
+      const Index slot = kv_head * layer.tiles.size() + layer.tiles.slot(want.begin / tile_keys);
+      const std::byte* block = layer.begin + slot * layer.bytes.both;
       const auto* k = reinterpret_cast<const T*>(block);
-      const auto* v = reinterpret_cast<const T*>(block + layer_->bytes.keys);
+      const auto* v = reinterpret_cast<const T*>(block + layer.bytes.keys);
       // Blocks are read through pointers to what may be written; nothing writes to these.
       return detail::BlockLayout<T>(head_dim(), value_dim())
           .tile({const_cast<T*>(k), const_cast<T*>(v)}, detail::tokens_of_block(want));
@@ -88,34 +90,35 @@ class MappedPrefix {
 
    private:
     friend class MappedPrefix;
-    View(std::shared_ptr<const detail::MappedFile> file, std::size_t layer)
-        : file_(std::move(file)), layer_(&file_->layers[layer]) {}
+    View(std::shared_ptr<const detail::MappedFile> file, Index layer)
+        : file_(std::move(file)), layer_(file_->layers.data() + layer * file_->num_seqs) {}
 
     std::shared_ptr<const detail::MappedFile> file_;
-    const detail::MappedLayer* layer_;
+    const detail::MappedLayer* layer_;  // of sequence 0; those of the others follow
   };
 
   struct Options {
-    bool verify = true;  ///< reads all of the file once, to find damage before it is used
+    bool verify = true;           ///< reads all of the file once, to find damage before it is used
+    std::string_view label = {};  ///< that the file must have; empty: any
   };
 
-  /// Throws gqa::format_error saying where for a file of another dtype, one with a damaged or lying header,
-  /// too short or too long, or, where it is to be verified, damaged anywhere; std::system_error naming the
-  /// path.
+  /// Throws gqa::format_error saying where for a file of another dtype or label, one with a damaged or lying
+  /// header, too short or too long, or, where it is to be verified, damaged anywhere; std::system_error
+  /// naming the path.
   explicit MappedPrefix(const std::filesystem::path& path) : MappedPrefix(path, Options{}) {}
   MappedPrefix(const std::filesystem::path& path, Options options) {
     detail::File file(path, O_RDONLY);
     detail::naming(path, [&] {
       const detail::PackedHeader header = detail::read_header(file);
       detail::check_type<T>(header);
+      detail::check_label(header, options.label);
       const std::vector<Index> offsets = header.offsets();
-      auto mapped = std::make_shared<detail::MappedFile>(file, offsets.back());
+      auto mapped = std::make_shared<detail::MappedFile>(file, offsets.back(), header.num_seqs);
       for (std::size_t i = 0; i < header.layers.size(); ++i) {
         const detail::PackedLayer& packed = header.layers[i];
         if (options.verify) {
           const Range bytes = {offsets[i], offsets[i + 1]};
-          const std::uint64_t sum = detail::checksum_of(mapped->mapping.bytes(bytes));
-          detail::check_checksum(packed, sum, static_cast<Index>(i), bytes);
+          detail::check_checksum(header, i, detail::checksum_of(mapped->mapping.bytes(bytes)), bytes);
         }
         mapped->layers.push_back({packed, detail::PackedTiles(packed.retained),
                                   detail::PackedBlockBytes(detail::packed_type<T>, packed.shape),
@@ -129,15 +132,16 @@ class MappedPrefix {
   MappedPrefix(const MappedPrefix&) = default;  // moving copies: none is left without its file
   MappedPrefix& operator=(const MappedPrefix&) = default;
 
-  Index num_layers() const { return static_cast<Index>(file_->layers.size()); }
-  /// How many tokens the sequence has.
+  Index num_layers() const { return std::ssize(file_->layers) / file_->num_seqs; }
+  Index num_seqs() const { return file_->num_seqs; }
+  /// How many tokens the longest sequence has.
   Index size() const { return size_; }
 
   /// Throws std::out_of_range.
   View layer(Index i) const {
     GQA_CHECK(i >= 0 && i < num_layers(), std::out_of_range,
               "layer is " << i << ", expected less than " << num_layers());
-    return View(file_, static_cast<std::size_t>(i));
+    return View(file_, i);
   }
 
  private:

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string>
+#include <string_view>
 
 #include "gqa/kv/packed_tokens.hpp"
 
@@ -12,14 +13,18 @@ namespace gqa::detail {
 /// What a file of packed tokens says of itself. On disk, in the byte order of the machine that wrote it:
 ///
 ///     prefix            FilePrefix
-///     layers            num_layers times LayerRecord
+///     records           LayerRecord: of layer 0 one for each sequence, then of layer 1
+///     label             label_bytes of text
 ///     zeros
 ///     checksum          8 bytes: of all before it; they end at prefix.header_bytes, a multiple of 4096
-///     sections          one a layer, in order, without gaps (PackedLayer), to the end of the file
+///     sections          one a record, in order, without gaps (PackedLayer), to the end of the file
 struct PackedHeader {
   const PackedType* type = nullptr;
-  std::vector<PackedLayer> layers = {};
+  std::vector<PackedLayer> layers = {};  ///< [layer][sequence]
+  Index num_seqs = 1;
+  std::string label = {};
 
+  Index num_layers() const { return std::ssize(layers) / num_seqs; }
   Index bytes() const;
   /// Where the sections begin, and where the last ends. Throws std::length_error.
   std::vector<Index> offsets() const {
@@ -38,11 +43,12 @@ struct FilePrefix {
 
   std::array<unsigned char, 8> magic;  // as PNG's: what mistakes a file for text breaks it
   std::uint32_t byte_order, version;
-  std::uint32_t flags;  // none yet
+  std::uint32_t label_bytes;
   std::uint32_t tile_tokens;
   std::array<char, 8> dtype;  // filled up with zeros
   std::uint32_t group, value_multiple;
-  std::uint64_t header_bytes, file_bytes, num_layers;
+  std::uint64_t header_bytes, file_bytes;
+  std::uint32_t num_layers, num_seqs;
 };
 static_assert(sizeof(FilePrefix) == 64 && std::is_trivially_copyable_v<FilePrefix>);
 
@@ -53,34 +59,50 @@ struct LayerRecord {
 };
 static_assert(sizeof(LayerRecord) == 120 && std::is_trivially_copyable_v<LayerRecord>);
 
-/// More than any model has, and few enough that a header is small.
+/// Layers times sequences: more than any model has, and few enough that a header is small.
 inline constexpr std::uint64_t most_layers = 65536;
 /// The same of heads and dims: of a layer without tokens, no byte would contradict them.
 inline constexpr Index most_of_a_size = Index{1} << 20;
 
-constexpr Index header_bytes(Index num_layers) {
-  return round_up(Index{sizeof(FilePrefix)} + num_layers * Index{sizeof(LayerRecord)} + 8, section_alignment);
+/// Of a label, in bytes: a digest and a name, not a document.
+inline constexpr std::size_t most_of_a_label = 1024;
+
+/// Whether this can be a label: a line that can be shown.
+constexpr bool is_label(std::string_view label) {
+  return label.size() <= most_of_a_label && std::ranges::none_of(label, [](char c) {
+           return static_cast<unsigned char>(c) < ' ' || c == '\x7f';
+         });
 }
-inline Index PackedHeader::bytes() const { return header_bytes(std::ssize(layers)); }
+
+constexpr Index header_bytes(Index records, Index label_bytes) {
+  return round_up(Index{sizeof(FilePrefix)} + records * Index{sizeof(LayerRecord)} + label_bytes + 8,
+                  section_alignment);
+}
+inline Index PackedHeader::bytes() const { return header_bytes(std::ssize(layers), std::ssize(label)); }
 
 /// The header's bytes. `checksum(std::span<const std::byte>)` sums them up.
 template <class Checksum>
 std::vector<std::byte> encode(const PackedHeader& header, Checksum&& checksum) {
   GQA_CHECK(header.layers.size() <= most_layers, std::length_error,
-            "num_layers is " << header.layers.size() << ", expected at most " << most_layers);
+            "num_layers is " << header.num_layers() << " of " << header.num_seqs
+                             << " sequences, expected at most " << most_layers << " in all");
+  GQA_CHECK(is_label(header.label), std::invalid_argument,
+            "label: " << header.label.size() << " bytes, expected at most " << most_of_a_label
+                      << " and no control characters");
   const std::vector<Index> offsets = header.offsets();
   std::vector<std::byte> bytes(static_cast<std::size_t>(header.bytes()));
   FilePrefix prefix{.magic = FilePrefix::expected_magic,
                     .byte_order = FilePrefix::expected_byte_order,
                     .version = FilePrefix::expected_version,
-                    .flags = 0,
+                    .label_bytes = static_cast<std::uint32_t>(header.label.size()),
                     .tile_tokens = tile_keys,
                     .dtype = {},
                     .group = static_cast<std::uint32_t>(header.type->group),
                     .value_multiple = simd::padding,
                     .header_bytes = bytes.size(),
                     .file_bytes = static_cast<std::uint64_t>(offsets.back()),
-                    .num_layers = header.layers.size()};
+                    .num_layers = static_cast<std::uint32_t>(header.num_layers()),
+                    .num_seqs = static_cast<std::uint32_t>(header.num_seqs)};
   std::ranges::copy(header.type->name, prefix.dtype.begin());
   std::memcpy(bytes.data(), &prefix, sizeof prefix);
   for (std::size_t i = 0; i < header.layers.size(); ++i) {
@@ -103,6 +125,8 @@ std::vector<std::byte> encode(const PackedHeader& header, Checksum&& checksum) {
     record.checksum = layer.checksum;
     std::memcpy(bytes.data() + sizeof prefix + i * sizeof record, &record, sizeof record);
   }
+  std::ranges::copy(std::as_bytes(std::span(header.label)),
+                    bytes.begin() + std::ssize(header.layers) * Index{sizeof(LayerRecord)} + sizeof prefix);
   const std::uint64_t sum = checksum(std::span<const std::byte>(bytes).first(bytes.size() - 8));
   std::memcpy(bytes.data() + bytes.size() - 8, &sum, 8);
   return bytes;
@@ -123,16 +147,20 @@ inline Index check_prefix(std::span<const std::byte> first, Index file_bytes) {
   GQA_CHECK(
       prefix.version == FilePrefix::expected_version, format_error,
       "header, byte 12: version is " << prefix.version << ", expected " << FilePrefix::expected_version);
-  GQA_CHECK(prefix.flags == 0, format_error,
-            "header, byte 16: flags are " << prefix.flags << ", of which this version knows none");
+  GQA_CHECK(prefix.label_bytes <= most_of_a_label, format_error,
+            "header, byte 16: the label has " << prefix.label_bytes << " bytes, expected at most "
+                                              << most_of_a_label);
   GQA_CHECK(prefix.tile_tokens == tile_keys, format_error,
             "header, byte 20: a tile has " << prefix.tile_tokens << " tokens, expected " << tile_keys);
-  GQA_CHECK(prefix.num_layers <= most_layers, format_error,
-            "header, byte 56: num_layers is " << prefix.num_layers << ", expected at most " << most_layers);
-  const Index expected = header_bytes(static_cast<Index>(prefix.num_layers));
+  const std::uint64_t records = std::uint64_t{prefix.num_layers} * prefix.num_seqs;
+  GQA_CHECK(prefix.num_seqs > 0 && records <= most_layers, format_error,
+            "header, byte 56: num_layers is " << prefix.num_layers << " of " << prefix.num_seqs
+                                              << " sequences, expected at least 1 and at most " << most_layers
+                                              << " layers in all");
+  const Index expected = header_bytes(static_cast<Index>(records), prefix.label_bytes);
   GQA_CHECK(prefix.header_bytes == static_cast<std::uint64_t>(expected), format_error,
             "header, byte 40: the header has " << prefix.header_bytes << " bytes, expected " << expected
-                                               << " for its " << prefix.num_layers << " layers");
+                                               << " for its " << records << " layers and its label");
   GQA_CHECK(prefix.file_bytes == static_cast<std::uint64_t>(file_bytes), format_error,
             "header, byte 48: the file had " << prefix.file_bytes << " bytes when it was written, and has "
                                              << file_bytes);
@@ -142,10 +170,10 @@ inline Index check_prefix(std::span<const std::byte> first, Index file_bytes) {
   return expected;
 }
 
-/// What a layer's record says; `where` is its offset. Throws format_error.
-inline PackedLayer decode(const LayerRecord& record, Index layer, Index where) {
+/// What the record of a layer of this name says; `where` is its offset. Throws format_error.
+inline PackedLayer decode(const LayerRecord& record, const std::string& name, Index where) {
   const auto check = [&](bool holds, const char* what) {
-    GQA_CHECK(holds, format_error, "header, byte " << where << ": layer " << layer << ": " << what);
+    GQA_CHECK(holds, format_error, "header, byte " << where << ": " << name << ": " << what);
   };
   check(record.num_kv_heads > 0 && record.head_dim > 0 && record.value_dim >= 0, "a size is not positive");
   check(std::max({record.num_kv_heads, record.head_dim, record.value_dim}) <= most_of_a_size,
@@ -190,18 +218,25 @@ PackedHeader decode(std::span<const std::byte> bytes, Index file_bytes, Checksum
             "header, byte 32: elements in groups of " << prefix.group << " and rows of values a multiple of "
                                                       << prefix.value_multiple << ", expected "
                                                       << header.type->group << " and " << simd::padding);
+  header.num_seqs = prefix.num_seqs;
+  const std::size_t num_records = std::size_t{prefix.num_layers} * prefix.num_seqs;
   Index end = std::ssize(bytes);
   try {
-    for (std::size_t i = 0; i < prefix.num_layers; ++i) {
+    for (std::size_t i = 0; i < num_records; ++i) {
+      const std::string layer = section_name(static_cast<Index>(i), header.num_seqs);
       const std::size_t where = sizeof prefix + i * sizeof(LayerRecord);
       LayerRecord record;
       std::memcpy(&record, bytes.data() + where, sizeof record);
-      header.layers.push_back(decode(record, static_cast<Index>(i), static_cast<Index>(where)));
+      header.layers.push_back(decode(record, layer, static_cast<Index>(where)));
+      const LayerShape& first = header.layers[i - i % prefix.num_seqs].shape;
+      GQA_CHECK(header.layers.back().shape == first, format_error,
+                "header, byte " << where << ": " << layer
+                                << " has other sizes than those of the layer's first sequence");
       const Index section = header.layers.back().section_bytes(*header.type);
       GQA_CHECK(record.offset == static_cast<std::uint64_t>(end) &&
                     record.bytes == static_cast<std::uint64_t>(section),
                 format_error,
-                "header, byte " << where << ": layer " << i << " is at " << record.offset << " and has "
+                "header, byte " << where << ": " << layer << " is at " << record.offset << " and has "
                                 << record.bytes << " bytes, expected " << end << " and " << section);
       end = checked_add(end, section, "file");
     }
@@ -210,8 +245,11 @@ PackedHeader decode(std::span<const std::byte> bytes, Index file_bytes, Checksum
   }
   GQA_CHECK(end == file_bytes, format_error,
             "header: the sections end at byte " << end << ", but the file at " << file_bytes);
-  const std::size_t records = sizeof prefix + prefix.num_layers * sizeof(LayerRecord);
-  for (std::size_t i = records; i + 8 < bytes.size(); ++i)
+  const std::size_t records = sizeof prefix + num_records * sizeof(LayerRecord);
+  header.label.assign(reinterpret_cast<const char*>(bytes.data()) + records, prefix.label_bytes);
+  GQA_CHECK(is_label(header.label), format_error,
+            "header, byte " << records << ": the label has control characters");
+  for (std::size_t i = records + prefix.label_bytes; i + 8 < bytes.size(); ++i)
     GQA_CHECK(bytes[i] == std::byte{}, format_error, "header, byte " << i << ": not zero");
   return header;
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -82,9 +83,9 @@ struct PackedBlockBytes {
 /// Where a section begins and ends: so that it can be mapped.
 inline constexpr Index section_alignment = 4096;
 
-/// One layer of packed tokens. Its section is, for each head, for each tile that meets `retained`, a block of
-/// keys and a block of values as BlockLayout has them, and zeros up to a multiple of section_alignment.
-/// Tokens that are not retained are zeros.
+/// One layer of one sequence of packed tokens. Its section is, for each head, for each tile that meets
+/// `retained`, a block of keys and a block of values as BlockLayout has them, and zeros up to a multiple of
+/// section_alignment. Tokens that are not retained are zeros.
 struct PackedLayer {
   LayerShape shape;
   Ranges retained;
@@ -99,11 +100,11 @@ struct PackedLayer {
   }
 };
 
-/// The layers of a cache as they will be packed, without checksums.
+/// The sections of a cache as they will be packed, without checksums.
 template <PackableCache C>
 std::vector<PackedLayer> packed_layers(const C& cache) {
   using Blocks = CacheBlocks<C>;
-  std::vector<PackedLayer> layers(static_cast<std::size_t>(Blocks::num_layers(cache)));
+  std::vector<PackedLayer> layers(static_cast<std::size_t>(Blocks::num_layers(cache) * num_seqs_of(cache)));
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const Index layer = static_cast<Index>(i);
     layers[i] = {.shape = Blocks::shape(cache, layer), .retained = Blocks::retained(cache, layer)};
@@ -208,25 +209,26 @@ void read_section(const PackedLayer& packed, BlockAt&& block_at, Source&& source
   batch.flush();
 }
 
-/// Fills a cache with packed layers, read in order from `source`; `finish(layer)` may throw where what came
-/// is not what was written. All or nothing: the cache changes after the last of them. Throws format_error
-/// where the shapes differ, and what staging, `source` and `finish` throw.
+/// Fills a cache of as many sequences with packed layers, read in order from `source`; `finish(section)` may
+/// throw where what came is not what was written. All or nothing: the cache changes after the last of them.
+/// Throws format_error where the shapes differ, and what staging, `source` and `finish` throw.
 template <PackableCache C, class Source, class Finish>
 void read_sections(C& cache, std::span<const PackedLayer> layers, Source&& source, Finish&& finish) {
   using Blocks = CacheBlocks<C>;
-  const Index num_layers = Blocks::num_layers(cache);
-  GQA_CHECK(std::ssize(layers) == num_layers, format_error,
-            "num_layers is " << layers.size() << ", expected the cache's " << num_layers);
-  for (Index i = 0; i < num_layers; ++i) {
+  const Index num_layers = Blocks::num_layers(cache), num_seqs = num_seqs_of(cache);
+  const Index sections = num_layers * num_seqs;
+  GQA_CHECK(std::ssize(layers) == sections, format_error,
+            "num_layers is " << std::ssize(layers) / num_seqs << ", expected the cache's " << num_layers);
+  for (Index i = 0; i < sections; ++i) {
     const LayerShape is = layers[static_cast<std::size_t>(i)].shape, expected = Blocks::shape(cache, i);
     GQA_CHECK(is == expected, format_error,
-              "layer " << i << " is " << is.num_kv_heads << " x " << is.head_dim << " and x " << is.value_dim
-                       << ", expected the cache's " << expected.num_kv_heads << " x " << expected.head_dim
-                       << " and x " << expected.value_dim);
+              section_name(i, num_seqs) << " is " << is.num_kv_heads << " x " << is.head_dim << " and x "
+                                        << is.value_dim << ", expected the cache's " << expected.num_kv_heads
+                                        << " x " << expected.head_dim << " and x " << expected.value_dim);
   }
   const std::vector<Ranges> retained = retained_of(layers);
   auto staged = Blocks::stage(std::as_const(cache), retained);
-  for (Index i = 0; i < num_layers; ++i) {
+  for (Index i = 0; i < sections; ++i) {
     const auto block_at = [&](Index head, Index tile) { return Blocks::block_at(staged, i, head, tile); };
     read_section<typename Blocks::Scalar>(layers[static_cast<std::size_t>(i)], block_at, source);
     finish(i);

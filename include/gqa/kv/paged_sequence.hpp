@@ -92,9 +92,7 @@ struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
   using Scalar = T;
 
   static Index num_layers(const Cache& c) { return c.shape().num_layers; }
-  static LayerShape shape(const Cache& c, Index) {
-    return {c.shape().num_kv_heads, c.shape().head_dim, c.shape().value_dim};
-  }
+  static LayerShape shape(const Cache& c, Index) { return layer_shape(c.shape()); }
   static Ranges retained(const Cache& c, Index layer) {
     c.open().check_resident("packing");
     return Range{0, c.sequence_->sequence.written(layer)};

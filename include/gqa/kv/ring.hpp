@@ -42,12 +42,13 @@ class RingCache : public detail::LayeredCache<T, G, D> {
     Index num_layers = 1;
     Index num_kv_heads = G;
     Index head_dim = D;
-    Index value_dim = Dv;  ///< head_dim where it is left Dynamic
+    Index value_dim = Dv;    ///< head_dim where it is left Dynamic
+    Index memory_limit = 0;  ///< the most that allocated_bytes() may come to; 0: any
   };
 
   /// Takes no memory for tokens yet. Throws std::invalid_argument for a size that is missing, not positive or
   /// contradicts the template's, std::length_error where they overflow.
-  explicit RingCache(const Config& config) : Base(checked(config)) {}
+  explicit RingCache(const Config& config) : Base(checked(config), config.memory_limit) {}
 
   /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans and views
   /// stay those of the first: truncate the clone to what all layers have before you extend it, where it was

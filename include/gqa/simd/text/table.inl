@@ -53,10 +53,13 @@ inline constexpr RowKernels<Acc> row_kernels_of = {
     .softmax = &softmax<Acc>,
     .probabilities = &probabilities<Acc>,
     .merge = &merge<Acc>,
+    .gradient = &gradient<Acc>,
+    .dot = &dot<Acc>,
     .exp2 = &exp2_array<Acc>,
     .fold_lanes = &fold_lanes<Acc>,
     .scale = &scale_row<Acc>,
     .soft_cap = &soft_cap_row<Acc>,
+    .soft_cap_slope = &soft_cap_slope_row<Acc>,
     .add = &add_row<Acc>,
     .subtract_distance = &subtract_distance_row<Acc>,
 };
