@@ -19,7 +19,11 @@ enum class TensorType : std::uint32_t {
   f16 = 1,
   q4_0 = 2,
   q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
   q8_0 = 8,
+  q4_k = 12,
+  q5_k = 13,
   q6_k = 14,
   bf16 = 30,
 };
@@ -33,6 +37,9 @@ struct BlockFormat {
 
 /// The block format of a type number as a file gives it, or nothing if this program cannot read it.
 std::optional<BlockFormat> block_format(std::uint32_t type);
+
+/// The names of all types this program reads, as in a sentence: for messages.
+std::string supported_types();
 
 /// The name of any type number known to GGUF, supported or not: for messages.
 std::string type_name(std::uint32_t type);

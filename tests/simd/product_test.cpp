@@ -102,6 +102,33 @@ TYPED_TEST(ProductOf, MatchesAPlainLoop) {
   }
 }
 
+TYPED_TEST(ProductOf, ATransposedAChangesNoBit) {
+  using T = TypeParam;
+  using Acc = Accumulator<T>;
+  constexpr Index E = element_group<T>, deep = round_up(13, E), columns = 80;
+  for (Index rows = 1; rows <= 13; ++rows) {
+    const auto a = test::random_values<Acc>(31, rows * deep);
+    std::vector<Acc> turned(a.size());
+    for (Index i = 0; i < rows; ++i)
+      for (Index k = 0; k < deep; ++k) turned[at(k * rows + i)] = a[at(i * deep + k)];
+    const auto b = test::random_values<T>(32, deep * columns);
+    for (Isa isa : test::supported_isas()) {
+      for (bool streaming : {false, true}) {
+        std::vector<Acc> c(at(rows * columns), 1), other = c;
+        Product p{a.data(), deep, b.data(), columns * E, c.data(), columns,
+                  rows,     deep, columns,  true,        streaming};
+        simd::kernels<T>(isa).product(p);
+        p.a = turned.data();
+        p.a_stride = 1;
+        p.a_step = rows;
+        p.c = other.data();
+        simd::kernels<T>(isa).product(p);
+        ASSERT_EQ(c, other) << rows << " rows, " << name(isa);
+      }
+    }
+  }
+}
+
 /// How B is asked for from memory, and what is read next, shows in no bit.
 template <class A, class T>
 void expect_prefetching_changes_no_bit(void (*product)(const Product&), const Sizes& s) {

@@ -42,6 +42,22 @@ inline std::vector<std::byte> random_blocks(TensorType type, std::uint64_t num_v
         out.number(scale(0.02F)).number(scale(0.1F));
         bytes(16);
         break;
+      case TensorType::q5_0:
+        out.number(scale(0.015F));
+        bytes(4 + 16);
+        break;
+      case TensorType::q5_1:
+        out.number(scale(0.01F)).number(scale(0.1F));
+        bytes(4 + 16);
+        break;
+      case TensorType::q4_k:
+        out.number(scale(0.0005F)).number(scale(0.003F));
+        bytes(12 + 128);
+        break;
+      case TensorType::q5_k:
+        out.number(scale(0.0003F)).number(scale(0.003F));
+        bytes(12 + 32 + 128);
+        break;
       case TensorType::q8_0:
         out.number(scale(0.002F));
         bytes(32);

@@ -46,7 +46,9 @@ concept OwningMatrix = std::derived_from<X, Eigen::PlainObjectBase<X>>;
 template <class X>
 inline constexpr bool is_matrix_in_memory = false;
 template <class X>
-requires std::derived_from<X, Eigen::DenseBase<X>>
+requires requires(const X& x) {
+  []<class D>(const Eigen::DenseBase<D>&) {}(x);
+}
 inline constexpr bool is_matrix_in_memory<X> = (X::Flags & Eigen::DirectAccessBit) != 0;
 
 }  // namespace detail

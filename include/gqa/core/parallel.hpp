@@ -236,4 +236,16 @@ decltype(auto) as_executor(E& e) {
     return (e);
 }
 
+namespace detail {
+
+/// Calls `use(ExecutorRef)`.
+template <class E, class Use>
+decltype(auto) with_executor(E& executor, Use&& use) {
+  decltype(auto) runner = as_executor(executor);
+  const auto run = [&](Index n, TaskRef task) { runner.parallel_for(n, task); };
+  return use(ExecutorRef{static_cast<Index>(runner.num_threads()), run});
+}
+
+}  // namespace detail
+
 }  // namespace gqa

@@ -185,8 +185,10 @@ void set_output(Call<Acc>& call, const TensorView<TO>& out) {
 
 /// A call of queries `q` on `view` as far as tensors and extras say it, checked but for its output, lse and
 /// extents. It refers to all of them.
-template <Index H, Index G, RowsLike Q, KVView View, class E>
+template <Index H, Index G, bool Backward = false, RowsLike Q, KVView View, class E>
 auto begin_call(const Q& q, const View& view, const E& extras) {
+  static_assert(Backward || !E::has_gradients,
+                "gqa: sink_gradient_into and score_gradient_into belong to attention_backward");
   using Acc = Accumulator<typename View::Scalar>;
   using TQ = RowsScalar<Q>;
   constexpr bool mixed = !std::is_same_v<Accumulator<TQ>, Acc>;
@@ -272,14 +274,6 @@ decltype(auto) with_workspace(const AttentionOptions& options, Use&& use) {
   if (options.workspace != nullptr) return use(*options.workspace);
   Workspace own;
   return use(own);
-}
-
-/// Calls `use(ExecutorRef)`.
-template <class E, class Use>
-decltype(auto) with_executor(E& executor, Use&& use) {
-  decltype(auto) runner = as_executor(executor);
-  const auto run = [&](Index n, TaskRef task) { runner.parallel_for(n, task); };
-  return use(ExecutorRef{static_cast<Index>(runner.num_threads()), run});
 }
 
 inline namespace GQA_EIGEN_MEMORY {

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -46,6 +48,20 @@ class Alibi {
     const Acc slope = static_cast<Acc>((*slopes_)[static_cast<std::size_t>(at.q_head)]);
     simd::row_kernels<Acc>(isa()).subtract_distance(scores.data(), static_cast<Index>(scores.size()),
                                                     static_cast<Acc>(at.q_pos - at.kv_begin), slope);
+  }
+
+  /// The slopes, one a query head.
+  Index num_parameters(const AttentionExtent&) const { return static_cast<Index>(slopes_->size()); }
+  static constexpr ParametersApart parameters_apart() { return {.by_kv_head = true}; }
+  template <class Acc>
+  void accumulate(std::span<const Acc> d_scores, std::span<const Acc>, const ScoreRow& at,
+                  std::span<double> gradient) const {
+    double sum = 0;
+    for (std::size_t j = 0; j < d_scores.size(); ++j) {
+      const Index distance = std::abs(at.q_pos - at.kv_begin - static_cast<Index>(j));
+      sum += detail::rounded(static_cast<double>(d_scores[j]) * static_cast<double>(distance));
+    }
+    gradient[static_cast<std::size_t>(at.q_head)] -= sum;
   }
 
   void check(const AttentionExtent& extent) const {

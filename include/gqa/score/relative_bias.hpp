@@ -71,12 +71,11 @@ class RelativeBias {
       parts->by_bucket.push_back(x);
       if (std::isfinite(x)) parts->largest = std::max(parts->largest, std::abs(x));
     }
-    for (Index h = 0; h < num_q_heads; ++h) {
-      for (Index relative = -near_; relative <= near_; ++relative) {
-        parts->by_distance.push_back(
-            parts->by_bucket[static_cast<std::size_t>(buckets.of(relative) * num_q_heads + h)]);
-      }
-    }
+    for (Index relative = -near_; relative <= near_; ++relative)
+      parts->near_buckets.push_back(buckets.of(relative));
+    for (Index h = 0; h < num_q_heads; ++h)
+      for (const Index bucket : parts->near_buckets)
+        parts->by_distance.push_back(parts->by_bucket[static_cast<std::size_t>(bucket * num_q_heads + h)]);
     for (const Index sign : {-1, 1}) add_far_runs(buckets, sign, *parts);
     table_ = std::move(parts);
   }
@@ -105,6 +104,22 @@ class RelativeBias {
     }
   }
 
+  /// The table, num_buckets x num_q_heads.
+  Index num_parameters(const AttentionExtent&) const { return static_cast<Index>(table_->by_bucket.size()); }
+  static constexpr ParametersApart parameters_apart() { return {.by_kv_head = true}; }
+  template <class Acc>
+  void accumulate(std::span<const Acc> d_scores, std::span<const Acc>, const ScoreRow& at,
+                  std::span<double> gradient) const {
+    for (std::size_t j = 0; j < d_scores.size(); ++j) {
+      const Index relative = at.kv_begin + static_cast<Index>(j) - at.q_pos;
+      const bool far = relative < -near_ || relative > near_;
+      const Index bucket =
+          far ? run_of(relative).bucket : table_->near_buckets[static_cast<std::size_t>(near_ + relative)];
+      gradient[static_cast<std::size_t>(bucket * num_q_heads_ + at.q_head)] +=
+          static_cast<double>(d_scores[j]);
+    }
+  }
+
   void check(const AttentionExtent& extent) const {
     GQA_CHECK(num_q_heads_ == extent.num_q_heads, std::invalid_argument,
               "relative_bias: num_q_heads is " << num_q_heads_ << ", expected " << extent.num_q_heads);
@@ -123,6 +138,7 @@ class RelativeBias {
   struct Table {
     std::vector<double> by_distance;  // num_q_heads x (2 * near + 1)
     std::vector<double> by_bucket;    // num_buckets x num_q_heads
+    std::vector<Index> near_buckets;  // 2 * near + 1
     std::vector<Run> far_runs;        // of the others, in ascending order
     double largest = 0;               // finite magnitude
   };

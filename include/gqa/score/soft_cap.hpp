@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "gqa/core/rounded.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 #include "gqa/simd/kernels.hpp"
 
@@ -34,9 +35,19 @@ class SoftCap {
   /// 1 - tanh(s / cap)^2.
   template <class Acc>
   void differentiate(std::span<const Acc> scores, std::span<Acc> slopes, const ScoreRow&) const {
+    simd::row_kernels<Acc>(isa()).soft_cap_slope(scores.data(), slopes.data(),
+                                                 static_cast<Index>(scores.size()), static_cast<Acc>(cap_));
+  }
+
+  /// The cap: tanh x - x (1 - tanh(x)^2) for x = s / cap.
+  static Index num_parameters(const AttentionExtent&) { return 1; }
+  template <class Acc>
+  void accumulate(std::span<const Acc> d_scores, std::span<const Acc> scores, const ScoreRow&,
+                  std::span<double> gradient) const {
     for (std::size_t j = 0; j < scores.size(); ++j) {
-      const Acc t = std::tanh(scores[j] / static_cast<Acc>(cap_));
-      slopes[j] *= (1 - t) * (1 + t);
+      const double x = static_cast<double>(scores[j]) / cap_, t = std::tanh(x);
+      gradient[0] +=
+          detail::rounded(static_cast<double>(d_scores[j]) * (t - detail::rounded(x * (1 - t) * (1 + t))));
     }
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "gqa/core/rounded.hpp"
@@ -38,6 +39,23 @@ class Temperature {
   void differentiate(std::span<const Acc>, std::span<Acc> slopes, const ScoreRow& at) const {
     simd::row_kernels<Acc>(isa()).scale(slopes.data(), static_cast<Index>(slopes.size()),
                                         static_cast<Acc>(factor_(at.q_pos)));
+  }
+
+  /// The factors of the positions from 0 on that the call's queries have.
+  static Index num_parameters(const AttentionExtent& extent) {
+    GQA_CHECK(extent.q.empty() || extent.q.begin >= 0, std::invalid_argument,
+              "temperature: queries begin at position " << extent.q.begin
+                                                        << ", expected at least 0 for its gradient");
+    return std::max<Index>(extent.q.end, 0);
+  }
+  static constexpr ParametersApart parameters_apart() { return {.by_query = true}; }
+  template <class Acc>
+  static void accumulate(std::span<const Acc> d_scores, std::span<const Acc> scores, const ScoreRow& at,
+                         std::span<double> gradient) {
+    double sum = 0;
+    for (std::size_t j = 0; j < scores.size(); ++j)
+      sum += detail::rounded(static_cast<double>(d_scores[j]) * static_cast<double>(scores[j]));
+    gradient[static_cast<std::size_t>(at.q_pos)] += sum;
   }
 
  private:

@@ -39,6 +39,33 @@ class TensorBias {
                          [from = row + keys.begin](Acc s, int j) { return s + static_cast<Acc>(from[j]); });
   }
 
+  /// The tensor's elements, packed. Their sums take as much memory as the tensor, and for each KV head or
+  /// sequence that shares it once more: linear in length only where queries or keys are 1.
+  Index num_parameters(const AttentionExtent&) const {
+    const auto& s = tensor_.sizes();
+    return checked_mul(checked_mul(s.batch, s.heads, "bias tensor"),
+                       checked_mul(s.q_tokens, s.kv_tokens, "bias tensor"), "bias tensor");
+  }
+  ParametersApart parameters_apart() const {
+    const auto& s = tensor_.sizes();
+    return {.by_seq = s.batch > 1, .by_kv_head = s.heads > 1, .by_query = s.q_tokens > 1};
+  }
+  template <class Acc>
+  void accumulate(std::span<const Acc> d_scores, std::span<const Acc>, const ScoreRow& at,
+                  std::span<double> gradient) const {
+    const auto& s = tensor_.sizes();
+    const Range rows = tensor_.q_positions(at.first_query);
+    if (!rows.contains(at.q_pos)) return;
+    const Index plane = (s.batch > 1 ? at.seq : 0) * s.heads + (s.heads > 1 ? at.q_head : 0);
+    const Index row = plane * s.q_tokens + (s.q_tokens > 1 ? at.q_pos - rows.begin : 0);
+    double* to = gradient.data() + row * s.kv_tokens;
+    const bool one_key = tensor_.broadcasts_keys();
+    for (std::size_t j = 0; j < d_scores.size(); ++j) {
+      const Index key = at.kv_begin + static_cast<Index>(j);
+      if (tensor_.kv_positions().contains(key)) to[one_key ? 0 : key] += static_cast<double>(d_scores[j]);
+    }
+  }
+
   void check(const AttentionExtent& extent) const { tensor_.check(extent, "bias tensor"); }
 
  private:

@@ -34,9 +34,11 @@ struct MatrixUnit {
 };
 
 /// C[rows x columns] = A[rows x depth] * B[depth x columns], or += where `accumulate`.
-/// Element (k, n) of B stands at `b[(k / E) * b_stride + n * E + k % E]` for element group E.
-/// Columns are computed in whole vectors: B must be readable, and C writable, up to the next multiple of
-/// `padding`. Where E is 2 an odd depth reads one more row of B, against a zero in A.
+/// Element (i, k) of A stands at `a[i * a_stride + k * a_step]`: a step of a row's length and a stride of 1
+/// multiply by a matrix that is transposed as it is read (product_dot reads steps of 1 alone). Element (k, n)
+/// of B stands at `b[(k / E) * b_stride + n * E + k % E]` for element group E. Columns are computed in whole
+/// vectors: B must be readable, and C writable, up to the next multiple of `padding`. Where E is 2 an odd
+/// depth reads one more row of B, against a zero in A.
 struct Product {
   const void* a;
   Index a_stride;  // elements
@@ -50,6 +52,27 @@ struct Product {
   const void* next = nullptr;  // what is read after B, where that does not stand behind it: prefetched last
   Index depth_begin = 0;       // where the depth begins, of what it is a part of: matrix units care
   MatrixUnit* unit = nullptr;  // stays set for the next product, until released; null: set for this one only
+  Index a_step = 1;            // elements of A from one step of depth to the next
+};
+
+/// Rows of B that products of rows take at once.
+inline constexpr Index dot_columns = 16;
+
+/// Sums of the products of rows of A with rows of B, `a_rows` x dot_columns of 64 bytes each: lane l of a sum
+/// takes the elements l, l + lanes, l + 2 lanes ... of both rows, or goes on with them where `accumulate`. B
+/// is read where it stands; fold_lanes() makes numbers of the sums. Both are the same in every instruction
+/// set that multiplies and adds in one rounding, and a sum is whatever other rows there are.
+template <class Acc>
+struct DotRows {
+  const Acc* a;
+  Index a_stride;
+  const void* b;  // as stored
+  Index b_stride;
+  Index a_rows, b_rows;  // b_rows is at least 1 and at most dot_columns
+  Index depth;
+  Acc* sums;
+  bool accumulate;
+  Index b_readable = 0;  // rows from b on, where B is read from memory, once: prefetch them
 };
 
 /// Softmax of a block of scores in place, row by row: p = e^((s - largest) * scale), with `largest` the row's
@@ -79,6 +102,24 @@ struct ProbabilityBlock {
   Index columns;
   const Acc* max;
   const Acc* sum;
+};
+
+/// From a block of scores and of the loss's gradients by the probabilities to the probabilities and its
+/// gradients by the scores, both in place: p = e^(s * scale - lse), ds = p * (dp - delta). Masked entries of
+/// both become exactly 0, whatever stands there, and so does a score of -inf.
+template <class Acc>
+struct GradientBlock {
+  Acc* scores;    // s in, p out
+  Acc* d_scores;  // dp in, ds out
+  Index stride;   // of both
+  Index rows;
+  Index columns;  // a multiple of tile_keys
+  Acc scale;
+  const Acc* lse;             // of each row
+  const Acc* delta;           // sum_j p_j dp_j of each row, over all its keys
+  const std::uint64_t* mask;  // as in SoftmaxBlock
+  Index mask_stride;
+  Index rows_per_mask;
 };
 
 /// Merges a block's unnormalised output into a running one, for rows of {o, max, sum}:
@@ -116,6 +157,7 @@ struct Kernels {
   void (*widen_row)(const void* x, Index n, Acc factor, Acc* y);
   /// Whether every element of rows x columns (grouped) is finite.
   bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
+  void (*dot_rows)(const DotRows<Acc>&);  // A is Acc, B is as stored, by rows
 };
 
 /// The functions of rows of accumulators.
@@ -124,10 +166,15 @@ struct RowKernels {
   void (*softmax)(const SoftmaxBlock<Acc>&);
   void (*probabilities)(const ProbabilityBlock<Acc>&);
   void (*merge)(const MergeRows<Acc>&);
+  void (*gradient)(const GradientBlock<Acc>&);
+  Acc (*dot)(const Acc* x, const Acc* y, Index n);
   void (*exp2)(const Acc* x, Acc* y, Index n);
+  /// c[i][j] = the sum of the lanes of sums[i][j], for `rows` rows of dot_columns.
+  void (*fold_lanes)(const Acc* sums, Index rows, Acc* c, Index c_stride);
   // What score functions do to a row of scores in place.
   void (*scale)(Acc* x, Index n, Acc factor);                         // x = x * factor
   void (*soft_cap)(Acc* x, Index n, Acc cap);                         // x = cap * tanh(x / cap)
+  void (*soft_cap_slope)(const Acc* x, Acc* y, Index n, Acc cap);     // y = y * (1 - tanh(x / cap)^2)
   void (*add)(Acc* x, Index n, const Acc* y);                         // x = x + y
   void (*subtract_distance)(Acc* x, Index n, Acc origin, Acc slope);  // x_j = x_j - slope * |j - origin|
 };

@@ -16,6 +16,10 @@ BLOCKS = {  # type: bytes of a block, places of its f16 numbers
     Type.Q4_1: (20, [0, 2]),
     Type.Q8_0: (34, [0]),
     Type.Q6_K: (210, [208]),
+    Type.Q5_0: (22, [0]),
+    Type.Q5_1: (24, [0, 2]),
+    Type.Q4_K: (144, [0, 2]),
+    Type.Q5_K: (176, [0, 2]),
 }
 
 random = np.random.default_rng(1)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The whole kernel text, in the order it reads: vectors, 2^x, the product, rows, packing, the tables.
+// The whole kernel text, in the order it reads: vectors, 2^x, the product, rows, packing, products of rows,
+// the tables.
 #include "gqa/simd/text/vec.inl"
 //
 #include "gqa/simd/text/exp2.inl"
@@ -13,6 +14,8 @@
 #include "gqa/simd/text/rows.inl"
 //
 #include "gqa/simd/text/pack.inl"
+//
+#include "gqa/simd/text/dot_rows.inl"
 //
 #include "gqa/simd/text/table.inl"
 

@@ -35,9 +35,9 @@ struct Widening {
       return load_as<Acc>(b);
     }
   }
-  static GQA_INLINE Sum multiply(Sum c, const A* a, int part, Sum b) { return c + a[part] * b; }
-  static GQA_INLINE Sum multiply_alone(Sum c, const A* a, int part, Sum b) {
-    return multiply_add(splat<Acc>(a[part]), b, c);
+  static GQA_INLINE Sum multiply(Sum c, const A* a, Sum b) { return c + *a * b; }
+  static GQA_INLINE Sum multiply_alone(Sum c, const A* a, Sum b) {
+    return multiply_add(splat<Acc>(*a), b, c);
   }
 };
 
@@ -51,15 +51,13 @@ struct PairDot {
   static constexpr int group = 2, parts = 1;
 
   static GQA_INLINE F32 load(const bfloat16* b, int) { return load_vec<F32>(b); }
-  static GQA_INLINE F32 multiply(F32 c, const bfloat16* a, int, F32 b) {
+  static GQA_INLINE F32 multiply(F32 c, const bfloat16* a, F32 b) {
     int pair;
     __builtin_memcpy(&pair, a, sizeof pair);
     return bits_as<F32>(_mm512_dpbf16_ps(bits_as<__m512>(c), bits_as<__m512bh>(_mm512_set1_epi32(pair)),
                                          bits_as<__m512bh>(b)));
   }
-  static GQA_INLINE F32 multiply_alone(F32 c, const bfloat16* a, int part, F32 b) {
-    return multiply(c, a, part, b);
-  }
+  static GQA_INLINE F32 multiply_alone(F32 c, const bfloat16* a, F32 b) { return multiply(c, a, b); }
 };
 #endif
 
@@ -84,9 +82,10 @@ GQA_INLINE Index stream_block(Index row_tiles) { return row_tiles <= 4 ? 8192 : 
 /// them in memory, at a third of the speed. A row's sums see the same operations in the same order whatever
 /// Rows is.
 template <class Format, int Rows, int Vectors, bool Prefetch>
-__attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride, const typename Format::B* b,
-                                     Index b_stride, Index depth, typename Format::Acc* c, Index c_stride,
-                                     bool accumulate, Streaming streaming) {
+__attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride, Index a_step,
+                                     const typename Format::B* b, Index b_stride, Index depth,
+                                     typename Format::Acc* c, Index c_stride, bool accumulate,
+                                     Streaming streaming) {
   constexpr int L = lanes<typename Format::Acc>;
   typename Format::Sum sum[Rows][Vectors];
   if (accumulate) {
@@ -117,10 +116,11 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j)
           if constexpr (Rows * Vectors == 1)  // see multiply_add
-            sum[i][j] = Format::multiply_alone(sum[i][j], a + i * a_stride + k, part, row[j]);
+            sum[i][j] = Format::multiply_alone(sum[i][j], a + i * a_stride + part * a_step, row[j]);
           else
-            sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + k, part, row[j]);
+            sum[i][j] = Format::multiply(sum[i][j], a + i * a_stride + part * a_step, row[j]);
     }
+    a += Format::group * a_step;
     b += b_stride;
     if constexpr (Prefetch) ahead += streaming.step;
   }
@@ -153,11 +153,12 @@ inline void strip(const Product& p, Index column, Index ahead) {
     const Streaming streaming{ahead + pass * step * steps, step};
     const auto run = [&]<int Rows>() {
       if (Vectors == tile_vectors && p.streaming)
-        micro<Format, Rows, Vectors, Vectors == tile_vectors>(a_tile, p.a_stride, b, p.b_stride, p.depth,
-                                                              c_tile, p.c_stride, p.accumulate, streaming);
+        micro<Format, Rows, Vectors, Vectors == tile_vectors>(a_tile, p.a_stride, p.a_step, b, p.b_stride,
+                                                              p.depth, c_tile, p.c_stride, p.accumulate,
+                                                              streaming);
       else
-        micro<Format, Rows, Vectors, false>(a_tile, p.a_stride, b, p.b_stride, p.depth, c_tile, p.c_stride,
-                                            p.accumulate, Streaming{});
+        micro<Format, Rows, Vectors, false>(a_tile, p.a_stride, p.a_step, b, p.b_stride, p.depth, c_tile,
+                                            p.c_stride, p.accumulate, Streaming{});
     };
     switch (rows) {
       case 1:
@@ -185,11 +186,14 @@ inline void strip(const Product& p, Index column, Index ahead) {
 
 template <class Format>
 inline void strips(const Product& p, Index ahead) {
-  constexpr Index L = lanes<typename Format::Acc>;
+  constexpr Index L = lanes<typename Format::Acc>, width = tile_vectors * L;
+  // The columns are padded: where register tiles are no wider than that, whole ones cover them all.
+  constexpr bool whole = padding % width == 0;
   Index column = 0;
-  for (; column + tile_vectors * L <= p.columns; column += tile_vectors * L)
+  for (; whole ? column < p.columns : column + width <= p.columns; column += width)
     strip<Format, tile_vectors>(p, column, ahead);
-  for (; column < p.columns; column += L) strip<Format, 1>(p, column, ahead);
+  if constexpr (!whole)
+    for (; column < p.columns; column += L) strip<Format, 1>(p, column, ahead);
 }
 
 template <class Format>
@@ -212,7 +216,7 @@ void product(const Product& p) {
     const bool elsewhere = p.next != nullptr && k >= cut;
     strips<Format>(part, elsewhere ? reinterpret_cast<Index>(p.next) + (k - cut) / E * step_bytes
                                    : reinterpret_cast<Index>(part.b) + ahead);
-    part.a = static_cast<const typename Format::A*>(part.a) + part.depth;
+    part.a = static_cast<const typename Format::A*>(part.a) + part.depth * p.a_step;
     part.b = static_cast<const typename Format::B*>(part.b) + part.depth / E * p.b_stride;
     part.accumulate = true;
   }

@@ -147,6 +147,62 @@ void probabilities(const ProbabilityBlock<Acc>& block) {
 }
 
 template <class Acc>
+void gradient(const GradientBlock<Acc>& block) {
+  using V = Vec<Acc>;
+  constexpr int L = lanes<Acc>;
+  const V scale = splat(block.scale);
+  for (Index r = 0; r < block.rows; ++r) {
+    Acc* s = block.scores + r * block.stride;
+    Acc* d = block.d_scores + r * block.stride;
+    const std::uint64_t* mask =
+        block.mask == nullptr ? nullptr : block.mask + r / block.rows_per_mask * block.mask_stride;
+    // A row of scores that are all -inf: none of them counts.
+    const V lse = splat(block.lse[r] == -static_cast<Acc>(__builtin_inf()) ? Acc{0} : block.lse[r]);
+    const V delta = splat(block.delta[r]);
+    for (Index tile = 0; tile < block.columns / tile_keys; ++tile) {
+      const std::uint64_t seen = mask == nullptr ? ~std::uint64_t{0} : mask[tile];
+      for (Index j = tile * tile_keys; j < (tile + 1) * tile_keys; j += 2 * L) {
+        V p[2], ds[2];
+#pragma GCC unroll 2
+        for (int u = 0; u < 2; ++u) {
+          p[u] = exp2_vec<Acc, true>((load_vec<V>(s + j + u * L) * scale - lse) * log2_e<Acc>);
+          ds[u] = p[u] * (load_vec<V>(d + j + u * L) - delta);
+        }
+        if (seen != ~std::uint64_t{0}) {
+#pragma GCC unroll 2
+          for (int u = 0; u < 2; ++u) {
+            const auto counts = lane_mask<Acc>(seen >> (j % tile_keys + u * L));
+            p[u] = counts ? p[u] : V{};
+            ds[u] = counts ? ds[u] : V{};
+          }
+        }
+#pragma GCC unroll 2
+        for (int u = 0; u < 2; ++u) {
+          store_vec(s + j + u * L, p[u]);
+          store_vec(d + j + u * L, ds[u]);
+        }
+      }
+    }
+  }
+}
+
+template <class Acc>
+Acc dot(const Acc* x, const Acc* y, Index n) {
+  using V = Vec<Acc>;
+  constexpr Index L = lanes<Acc>;
+  V sum[2] = {V{}, V{}};
+  Index i = 0;
+  for (; i + 2 * L <= n; i += 2 * L)
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) sum[u] += load_vec<V>(x + i + u * L) * load_vec<V>(y + i + u * L);
+  for (int u = 0; i < n; i += L, ++u) {
+    const Index count = n - i < L ? n - i : L;
+    sum[u] += load_some<Acc>(x + i, count) * load_some<Acc>(y + i, count);
+  }
+  return sum_lanes<Acc>(sum[0] + sum[1]);
+}
+
+template <class Acc>
 void merge(const MergeRows<Acc>& rows) {
   constexpr int L = lanes<Acc>;
   using V = Vec<Acc>;
@@ -249,6 +305,18 @@ void soft_cap_row(Acc* x, Index n, Acc cap) {
   const Acc inverse = 1 / cap;
   update_row(
       x, n, [=](Vec<Acc> v, Index) __attribute__((always_inline)) { return tanh_vec(v * inverse) * cap; });
+}
+
+template <class Acc>
+void soft_cap_slope_row(const Acc* x, Acc* y, Index n, Acc cap) {
+  constexpr Index L = lanes<Acc>;
+  const Acc inverse = 1 / cap;
+  update_row(
+      y, n, [=](Vec<Acc> v, Index i) __attribute__((always_inline)) {
+        const Vec<Acc> t =
+            tanh_vec((i + L <= n ? load_vec<Vec<Acc>>(x + i) : load_some<Acc>(x + i, n - i)) * inverse);
+        return v * ((Acc{1} - t) * (Acc{1} + t));
+      });
 }
 
 template <class Acc>

@@ -36,6 +36,7 @@ constexpr Kernels<Accumulator<T>> kernels_table() {
   table.widen = &widen_packed<T>;
   table.widen_row = &widen_row<T>;
   table.all_finite = &all_finite<T>;
+  table.dot_rows = &dot_rows<T>;
   if constexpr (std::is_same_v<T, half>) table.transpose_stored = &transpose_halves;
   if constexpr (std::is_same_v<T, bfloat16>) {
     table.transpose_stored = &transpose_pairs;
@@ -52,9 +53,13 @@ inline constexpr RowKernels<Acc> row_kernels_of = {
     .softmax = &softmax<Acc>,
     .probabilities = &probabilities<Acc>,
     .merge = &merge<Acc>,
+    .gradient = &gradient<Acc>,
+    .dot = &dot<Acc>,
     .exp2 = &exp2_array<Acc>,
+    .fold_lanes = &fold_lanes<Acc>,
     .scale = &scale_row<Acc>,
     .soft_cap = &soft_cap_row<Acc>,
+    .soft_cap_slope = &soft_cap_slope_row<Acc>,
     .add = &add_row<Acc>,
     .subtract_distance = &subtract_distance_row<Acc>,
 };
