@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the weights of multi-head attention to grouped-query attention: heads grouped, joined, copied,
+// factorised.
+#pragma once
+
+#include "gqa/convert/align.hpp"
+#include "gqa/convert/asymmetric.hpp"
+#include "gqa/convert/calibration.hpp"
+#include "gqa/convert/clustering.hpp"
+#include "gqa/convert/expand.hpp"
+#include "gqa/convert/low_rank.hpp"
+#include "gqa/convert/merge.hpp"
+#include "gqa/convert/similarity.hpp"
