@@ -8,6 +8,7 @@
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "gqa/attention.hpp"
+#include "gqa/attention_backward.hpp"
 #include "gqa/attention_scores.hpp"
 #include "gqa/attention_weights.hpp"
 #include "gqa/cache.hpp"

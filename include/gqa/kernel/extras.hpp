@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "gqa/core/head_grouping.hpp"
+#include "gqa/kernel/gradient_outputs.hpp"
 #include "gqa/kernel/options.hpp"
 #include "gqa/mask/mask_fn.hpp"
 #include "gqa/mask/window.hpp"
@@ -16,7 +17,19 @@
 namespace gqa::detail {
 
 /// What an argument after the tensors is.
-enum class Extra { none, mask, score, sinks, grouping, options, lse, state, resumed };
+enum class Extra {
+  none,
+  mask,
+  score,
+  sinks,
+  grouping,
+  options,
+  lse,
+  state,
+  resumed,
+  sink_gradient,
+  score_gradient
+};
 
 template <class X>
 inline constexpr Extra special_extra = Extra::none;
@@ -32,6 +45,11 @@ template <class Acc>
 inline constexpr Extra special_extra<StateOutput<Acc>> = Extra::state;
 template <class Acc>
 inline constexpr Extra special_extra<ResumedState<Acc>> = Extra::resumed;
+
+template <>
+inline constexpr Extra special_extra<SinkGradient> = Extra::sink_gradient;
+template <>
+inline constexpr Extra special_extra<ScoreParameterGradient> = Extra::score_gradient;
 
 template <class X>
 constexpr Extra extra_of() {
@@ -73,6 +91,10 @@ constexpr void check_extras() {
   static_assert(count_of<Extra::lse, X...> <= 1, "gqa: more than one lse_into: write one");
   static_assert(count_of<Extra::state, X...> <= 1, "gqa: more than one state_into: write one");
   static_assert(count_of<Extra::resumed, X...> <= 1, "gqa: more than one resume: write one");
+  static_assert(count_of<Extra::sink_gradient, X...> <= 1,
+                "gqa: more than one sink_gradient_into: write one");
+  static_assert(count_of<Extra::score_gradient, X...> <= 1,
+                "gqa: more than one score_gradient_into: write one");
 }
 
 /// The first argument of a kind, else the default.
@@ -118,7 +140,7 @@ inline constexpr AttentionOptions no_options = {};
 /// What a call says beside its tensors. It refers to the caller's arguments; M and S are references, or what
 /// is made of a lambda. Lse is LseOutput<T>, State StateOutput<Acc> and Resumed ResumedState<Acc>, or
 /// Nothing.
-template <class M, class S, class Lse, class State, class Resumed>
+template <class M, class S, class Lse, class State, class Resumed, bool Gradients>
 struct CallExtras {
   M mask;
   S score;
@@ -128,7 +150,10 @@ struct CallExtras {
   Lse lse;
   State state;
   Resumed resumed;
+  const SinkGradient* sink_gradient;             // or null
+  const ScoreParameterGradient* score_gradient;  // or null
 
+  static constexpr bool has_gradients = Gradients;
   static constexpr bool has_lse = !std::is_same_v<Lse, Nothing>;
   static constexpr bool has_states = !std::is_same_v<State, Nothing> || !std::is_same_v<Resumed, Nothing>;
 };
@@ -144,7 +169,8 @@ auto extras_of(const X&... extras) {
   using M = decltype(mask_of(pick<Extra::mask>(everything, extras...)));
   using S = decltype(score_of(pick<Extra::score>(no_score, extras...)));
   return CallExtras<M, S, std::remove_cvref_t<decltype(lse)>, std::remove_cvref_t<decltype(state)>,
-                    std::remove_cvref_t<decltype(resumed)>>{
+                    std::remove_cvref_t<decltype(resumed)>,
+                    count_of<Extra::sink_gradient, X...> + count_of<Extra::score_gradient, X...> != 0>{
       .mask = mask_of(pick<Extra::mask>(everything, extras...)),
       .score = score_of(pick<Extra::score>(no_score, extras...)),
       .sinks = pointer_to(pick<Extra::sinks>(nothing, extras...)),
@@ -152,7 +178,9 @@ auto extras_of(const X&... extras) {
       .options = pick<Extra::options>(no_options, extras...),
       .lse = lse,
       .state = state,
-      .resumed = resumed};
+      .resumed = resumed,
+      .sink_gradient = pointer_to(pick<Extra::sink_gradient>(nothing, extras...)),
+      .score_gradient = pointer_to(pick<Extra::score_gradient>(nothing, extras...))};
 }
 
 /// The rows that lse_into names, of a call that sums in Acc; none where it is not given.

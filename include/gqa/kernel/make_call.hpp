@@ -185,8 +185,10 @@ void set_output(Call<Acc>& call, const TensorView<TO>& out) {
 
 /// A call of queries `q` on `view` as far as tensors and extras say it, checked but for its output, lse and
 /// extents. It refers to all of them.
-template <Index H, Index G, RowsLike Q, KVView View, class E>
+template <Index H, Index G, bool Backward = false, RowsLike Q, KVView View, class E>
 auto begin_call(const Q& q, const View& view, const E& extras) {
+  static_assert(Backward || !E::has_gradients,
+                "gqa: sink_gradient_into and score_gradient_into belong to attention_backward");
   using Acc = Accumulator<typename View::Scalar>;
   using TQ = RowsScalar<Q>;
   constexpr bool mixed = !std::is_same_v<Accumulator<TQ>, Acc>;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <span>
 
 #include "gqa/kernel/chunk.hpp"
@@ -127,7 +126,7 @@ class ScoreBlock {
 
   /// scale -> soft-cap -> bias, on the scores of a row of the block that are seen and no others.
   void modify(const Item<Acc>& item, const Block& block, Index i) {
-    for_seen_runs(i, [&](Range columns) {
+    seen_.for_seen_runs(i, [&](Range columns) {
       kernels_.rows.scale(row(i) + columns.begin, columns.size(), call_.scale.size);
       call_.score(std::span<Acc>(row(i) + columns.begin, static_cast<std::size_t>(columns.size())),
                   score_row(item, block, i, columns.begin));
@@ -167,20 +166,6 @@ class ScoreBlock {
          .max = state.max + first,
          .sum = state.sum + first,
          .pack_pairs = kernels_.dot});
-  }
-
-  /// Calls f(columns) for runs of keys that row i sees, of whole tiles where those adjoin: a score function
-  /// is called as seldom as can be.
-  template <class F>
-  void for_seen_runs(Index i, F&& f) const {
-    for (Index t = seen_.first_tile; t <= seen_.last_tile; ++t) {
-      if (seen_.word(i, t) == 0) continue;
-      const Index begin = t * tile_keys + std::countr_zero(seen_.word(i, t));
-      while (t < seen_.last_tile && std::countl_zero(seen_.word(i, t)) == 0 &&
-             (seen_.word(i, t + 1) & 1) != 0)
-        ++t;
-      f(Range{begin, (t + 1) * tile_keys - std::countl_zero(seen_.word(i, t))});
-    }
   }
 
   /// The products of one block's weights with a chunk's values, the first of which begins the sums.

@@ -90,6 +90,19 @@ struct SeenKeys {
     }
   }
 
+  /// Calls f(columns) for runs of keys that a row of the block sees, of whole tiles where those adjoin: a
+  /// score function is called as seldom as can be.
+  template <class F>
+  void for_seen_runs(Index row_of_block, F&& f) const {
+    const auto seen = [&](Index t) { return word(row_of_block, t); };
+    for (Index t = first_tile; t <= last_tile; ++t) {
+      if (seen(t) == 0) continue;
+      const Index begin = t * tile_keys + std::countr_zero(seen(t));
+      while (t < last_tile && std::countl_zero(seen(t)) == 0 && (seen(t + 1) & 1) != 0) ++t;
+      f(Range{begin, (t + 1) * tile_keys - std::countl_zero(seen(t))});
+    }
+  }
+
  private:
   /// The tiles that positions of the chunk lie in.
   Range tiles_of(Range keys) const {

@@ -29,6 +29,19 @@ inline constexpr Index merge_keys = 16 * chunk_keys;
 
 namespace detail::tuning {
 
+/// Backward cuts a sequence's queries into as many slices, which sum up gradients of the keys each for itself
+/// until they merge in ascending order: by the scores of one KV head alone. 2^23 of them take about 50 ms (5
+/// products of 128 dims at 200 GFLOP/s). A slice keeps gradients of all keys, as much as `2 / group_size` of
+/// the queries', so there are at most 4, or 16 where many heads share the keys.
+constexpr Index backward_slices(Index tokens, Index group_size, Index keys) {
+  constexpr double scores = double{1 << 23};
+  const double all =
+      static_cast<double>(tokens) * static_cast<double>(group_size) * static_cast<double>(keys);
+  const Index most = std::min(std::clamp<Index>(group_size, 4, 16), std::max<Index>(tokens, 1));
+  return all >= scores * static_cast<double>(most) ? most
+                                                   : std::max<Index>(1, static_cast<Index>(all / scores));
+}
+
 /// Scores are kept with a few columns more than a chunk has: the last product may write a vector past its
 /// last key, and rows a power of two apart would compete for the same sets of the first-level cache.
 inline constexpr Index score_stride = chunk_keys + simd::padding;
@@ -74,6 +87,25 @@ constexpr Index tasks_wanted(Index num_threads) { return 4 * num_threads; }
 
 /// More threads than this are not told apart: what an executor claims to have must not overflow.
 inline constexpr Index most_threads = Index{1} << 16;
+
+/// Keys that backward multiplies at once: loading and storing the 24 sums of a register tile costs about as
+/// much as 3 of them.
+inline constexpr Index backward_tiles = 2;
+inline constexpr Index backward_keys = backward_tiles * tile_keys;
+
+/// See score_stride.
+inline constexpr Index backward_stride = backward_keys + simd::padding;
+
+/// Rows of a block of backward: both scores, queries, their gradients and those of the output fill at most
+/// half of `cache`, as in block_sizes; the other half holds the keys in both orders, values and the gradients
+/// of both.
+constexpr Index backward_rows(Index head_dim, Index value_dim, Index scalar_bytes,
+                              Index cache = cache_bytes) {
+  constexpr Index enough = Index{1} << 32;
+  const Index row_bytes =
+      (2 * backward_keys + 2 * std::min(head_dim, enough) + std::min(value_dim, enough)) * scalar_bytes;
+  return std::clamp<Index>(round_down(cache / 2 / row_bytes, 24), 24, 192);
+}
 
 // ---- How a block is multiplied. ----
 
