@@ -124,8 +124,9 @@ void run_model(const Options& options) {
   generate::check_prompt(tokens, sizes.context_length);
   GQA_CHECK(options.layer >= 0 && options.layer < sizes.num_layers, std::invalid_argument,
             "--layer is " << options.layer << ", the model has the layers 0 to " << sizes.num_layers - 1);
-  GQA_CHECK(std::ssize(tokens) <= sizes.sliding_window, std::invalid_argument,
-            "the prompt has " << tokens.size() << " tokens, the model's own window " << sizes.sliding_window);
+  GQA_CHECK(std::ssize(tokens) <= sizes.window(options.layer), std::invalid_argument,
+            "the prompt has " << tokens.size() << " tokens, the layer's own window "
+                              << sizes.window(options.layer));
 
   Eigen::ThreadPool pool(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   const gqa::PoolExecutor executor(pool);

@@ -57,16 +57,16 @@ void Batch<T>::step(std::span<const Piece> pieces) {
       std::iota(positions.begin() + offsets[i], positions.begin() + offsets[i + 1],
                 spans.back().positions.begin);
     }
-    forward_.run(tokens, positions,
-                 [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
-                   for (std::size_t i = 0; i < ids.size(); ++i)
-                     cache_.write(layer, ids[i], spans[i], rows(k, offsets[i], offsets[i + 1]),
-                                  rows(v, offsets[i], offsets[i + 1]));
-                   gqa::attention(executor_, gqa::ragged(q, offsets),
-                                  cache_.layer(layer, std::span<const gqa::SequenceId>(ids)), out,
-                                  gqa::causal() & gqa::sliding_window(sizes_.sliding_window),
-                                  gqa::AttentionOptions{.workspace = &workspace_});
-                 });
+    forward_.run(
+        tokens, positions, [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
+          for (std::size_t i = 0; i < ids.size(); ++i)
+            cache_.write(layer, ids[i], spans[i], rows(k, offsets[i], offsets[i + 1]),
+                         rows(v, offsets[i], offsets[i + 1]));
+          gqa::attention(executor_, gqa::ragged(q, offsets),
+                         cache_.layer(layer, std::span<const gqa::SequenceId>(ids)), out,
+                         gqa::causal() & gqa::sliding_window(sizes_.window(layer)),
+                         gqa::AttentionOptions{.scale = sizes_.attention_scale, .workspace = &workspace_});
+        });
   } catch (...) {
     for (std::size_t i = 0; i < spans.size(); ++i) cache_.truncate(ids[i], spans[i].positions.begin);
     throw;

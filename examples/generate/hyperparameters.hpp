@@ -3,13 +3,15 @@
 
 #include <string>
 
+#include "architecture.hpp"
 #include "gguf.hpp"
 #include "gqa/position/rope.hpp"
 
 namespace generate {
 
-/// The sizes and constants of a model of the Llama architecture (Touvron et al. 2023).
+/// The sizes and constants of a model.
 struct Hyperparameters {
+  const Architecture* architecture;
   std::string name;
   Index num_layers;
   Index context_length;
@@ -20,9 +22,16 @@ struct Hyperparameters {
   Index head_dim;
   Index value_dim;
   Index vocabulary_size;
-  Index sliding_window;  ///< keys a query may see, itself included; context_length where there is no window
+  Index sliding_window;       ///< keys a query of a windowed layer may see, itself included
+  gqa::LayerPattern windows;  ///< which layers those are; none where the model has no window
   double rms_epsilon;
-  gqa::RopeConfig rope;
+  double attention_scale;            ///< multiplies queries times keys
+  float embedding_scale;             ///< multiplies a token's row of the embedding
+  gqa::RopeConfig rope, local_rope;  ///< of the windowed layers
+
+  /// Keys a query of a layer may see, itself included.
+  Index window(Index layer) const { return windows.is_local(layer) ? sliding_window : context_length; }
+  bool has_windows() const { return windows.count_local(num_layers) > 0; }
 
   Index q_size() const { return num_q_heads * head_dim; }
   Index k_size() const { return num_kv_heads * head_dim; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "report.hpp"
 
+#include <algorithm>
 #include <iomanip>
 #include <sstream>
 
@@ -22,30 +23,37 @@ nlohmann::ordered_json to_json(const CacheSizes& sizes) {
 
 }  // namespace
 
-CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index tokens) {
-  // One key and one value of one head in every layer.
-  const Index head = sizes.num_layers * (sizes.head_dim + sizes.value_dim) * (type == CacheType::f32 ? 4 : 2);
-  const Index mqa = gqa::checked_mul(head, tokens, "KV cache");
+CacheSizes cache_sizes(const Hyperparameters& sizes, Index tokens, Index bytes) {
+  const Index mqa = bytes / sizes.num_kv_heads;
   return {.tokens = tokens,
-          .gqa = gqa::checked_mul(mqa, sizes.num_kv_heads, "KV cache"),
+          .gqa = bytes,
           .mha = gqa::checked_mul(mqa, sizes.num_q_heads, "KV cache"),
           .mqa = mqa};
+}
+
+Index cache_bytes(const Hyperparameters& sizes, CacheType type, CacheKind kind, Index tokens) {
+  Index kept = 0;  // tokens, of all layers
+  for (Index i = 0; i < sizes.num_layers; ++i)
+    kept += kind == CacheKind::ring ? std::min(tokens, sizes.window(i)) : tokens;
+  const Index token =
+      sizes.num_kv_heads * (sizes.head_dim + sizes.value_dim) * (type == CacheType::f32 ? 4 : 2);
+  return gqa::checked_mul(kept, token, "KV cache");
 }
 
 void Report::note(const Session& session, const Hyperparameters& sizes) {
   const double seconds = prompt_seconds + generation_seconds;
   attention_share = seconds > 0 ? session.attention_seconds() / seconds : 0;
-  // What is kept, which is less than the tokens fed where a ring drops them.
-  const Index token_bytes = cache_sizes(sizes, cache_type, 1).gqa;
-  now = cache_sizes(sizes, cache_type, session.cache_bytes() / token_bytes);
-  full = cache_sizes(sizes, cache_type, sizes.context_length);
+  now = cache_sizes(sizes, session.size(), session.cache_bytes());
+  full = cache_sizes(sizes, sizes.context_length,
+                     cache_bytes(sizes, cache_type, cache_kind, sizes.context_length));
 }
 
 std::string Report::text(const Hyperparameters& sizes) const {
   std::ostringstream out;
   out << std::fixed << std::setprecision(2);
   out << "model       " << sizes.name << ": " << static_cast<double>(num_weights) / 1e6 << " M weights, "
-      << megabytes(static_cast<Index>(weight_bytes)) << " as f32, loaded in " << load_seconds << " s\n";
+      << megabytes(static_cast<Index>(weight_bytes)) << " as " << weight_types << ", loaded in "
+      << load_seconds << " s\n";
   out << "prompt      " << prompt_tokens << " tokens in " << prompt_seconds << " s";
   out << std::setprecision(1) << ", " << prompt_rate << " tokens/s\n";
   out << "generation  " << output_tokens << " tokens";
@@ -78,6 +86,7 @@ nlohmann::ordered_json Report::json(const Hyperparameters& sizes) const {
       {"threads", num_threads},
       {"weights", num_weights},
       {"weight_bytes", weight_bytes},
+      {"weight_dtype", weight_types},
       {"load_seconds", load_seconds},
       {"prompt_tokens", prompt_tokens},
       {"prompt_seconds", prompt_seconds},

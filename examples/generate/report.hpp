@@ -16,13 +16,17 @@ struct CacheSizes {
   Index tokens;
   Index gqa, mha, mqa;
 };
-CacheSizes cache_sizes(const Hyperparameters& sizes, CacheType type, Index tokens);
+/// Of a cache that takes so many bytes with the model's own heads.
+CacheSizes cache_sizes(const Hyperparameters& sizes, Index tokens, Index bytes);
+/// Bytes of so many tokens; a ring drops those that no window sees.
+Index cache_bytes(const Hyperparameters& sizes, CacheType type, CacheKind kind, Index tokens);
 
 /// What a run took and needed.
 struct Report {
   Index num_threads = 1;
   double load_seconds = 0;
   std::size_t num_weights = 0, weight_bytes = 0;
+  std::string weight_types;
   CacheType cache_type = CacheType::f32;
   CacheKind cache_kind = CacheKind::contiguous;
   std::size_t prompt_tokens = 0, output_tokens = 0;

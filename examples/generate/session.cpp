@@ -15,9 +15,9 @@ namespace generate {
 namespace {
 
 template <gqa::Cache Cache>
-class LlamaSession : public Session {
+class CachedSession : public Session {
  public:
-  LlamaSession(const Model& model, gqa::PoolExecutor executor, AttentionHook hook, Cache cache)
+  CachedSession(const Model& model, gqa::PoolExecutor executor, AttentionHook hook, Cache cache)
       : sizes_(model.sizes),
         executor_(executor),
         hook_(std::move(hook)),
@@ -72,14 +72,14 @@ class LlamaSession : public Session {
   void feed(std::span<const TokenId> tokens, std::span<const Index> positions, const auto& mask) {
     forward_.check(tokens);
     const gqa::Span span = cache_.extend(std::ssize(tokens));
-    forward_.run(tokens, positions,
-                 [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
-                   cache_.write(layer, span, k, v);
-                   gqa::attention(executor_, q, cache_.layer(layer), out,
-                                  mask & gqa::sliding_window(sizes_.sliding_window),
-                                  gqa::AttentionOptions{.workspace = &workspace_});
-                   if (hook_) hook_(layer, q, k, v, out);
-                 });
+    forward_.run(
+        tokens, positions, [&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
+          cache_.write(layer, span, k, v);
+          gqa::attention(executor_, q, cache_.layer(layer), out,
+                         mask & gqa::sliding_window(sizes_.window(layer)),
+                         gqa::AttentionOptions{.scale = sizes_.attention_scale, .workspace = &workspace_});
+          if (hook_) hook_(layer, q, k, v, out);
+        });
   }
 
   const Hyperparameters& sizes_;
@@ -92,10 +92,10 @@ class LlamaSession : public Session {
 
 /// A pool of one sequence.
 template <class T>
-class PagedSession final : public LlamaSession<gqa::PagedSequence<T>> {
+class PagedSession final : public CachedSession<gqa::PagedSequence<T>> {
  public:
   PagedSession(const Model& model, gqa::PoolExecutor executor, AttentionHook hook, gqa::PagedCache<T> pool)
-      : LlamaSession<gqa::PagedSequence<T>>(model, executor, std::move(hook), pool.sequence(pool.create())),
+      : CachedSession<gqa::PagedSequence<T>>(model, executor, std::move(hook), pool.sequence(pool.create())),
         pool_(std::move(pool)) {}
 
  private:
@@ -107,19 +107,21 @@ std::unique_ptr<Session> make(const Model& model, gqa::PoolExecutor executor, At
                               CacheKind kind) {
   const Hyperparameters& s = model.sizes;
   if (kind == CacheKind::ring) {
-    GQA_CHECK(s.sliding_window < s.context_length, std::invalid_argument,
+    GQA_CHECK(s.has_windows() && s.sliding_window < s.context_length, std::invalid_argument,
               "a ring needs a model with a sliding window; this one's queries see all " << s.context_length
                                                                                         << " tokens");
-    return std::make_unique<LlamaSession<gqa::RingCache<T>>>(
+    std::vector<gqa::CacheLayer> layers;
+    for (Index i = 0; i < s.num_layers; ++i)
+      layers.push_back({.num_kv_heads = s.num_kv_heads,
+                        .head_dim = s.head_dim,
+                        .value_dim = s.value_dim,
+                        .window = s.windows.is_local(i) ? s.sliding_window : 0});
+    return std::make_unique<CachedSession<gqa::HybridCache<T>>>(
         model, executor, std::move(hook),
-        gqa::RingCache<T>({.window = s.sliding_window,
-                           .max_span = ring_span,
-                           .rollback = ring_span,
-                           .max_tokens = s.context_length,
-                           .num_layers = s.num_layers,
-                           .num_kv_heads = s.num_kv_heads,
-                           .head_dim = s.head_dim,
-                           .value_dim = s.value_dim}));
+        gqa::HybridCache<T>({.max_tokens = s.context_length,
+                             .max_span = ring_span,
+                             .rollback = ring_span,
+                             .layers = std::move(layers)}));
   }
   if (kind == CacheKind::paged)
     return std::make_unique<PagedSession<T>>(
@@ -130,12 +132,12 @@ std::unique_ptr<Session> make(const Model& model, gqa::PoolExecutor executor, At
                             .num_kv_heads = s.num_kv_heads,
                             .head_dim = s.head_dim,
                             .value_dim = s.value_dim}));
-  return std::make_unique<LlamaSession<gqa::KVCache<T>>>(model, executor, std::move(hook),
-                                                         gqa::KVCache<T>({.max_tokens = s.context_length,
-                                                                          .num_layers = s.num_layers,
-                                                                          .num_kv_heads = s.num_kv_heads,
-                                                                          .head_dim = s.head_dim,
-                                                                          .value_dim = s.value_dim}));
+  return std::make_unique<CachedSession<gqa::KVCache<T>>>(model, executor, std::move(hook),
+                                                          gqa::KVCache<T>({.max_tokens = s.context_length,
+                                                                           .num_layers = s.num_layers,
+                                                                           .num_kv_heads = s.num_kv_heads,
+                                                                           .head_dim = s.head_dim,
+                                                                           .value_dim = s.value_dim}));
 }
 
 }  // namespace

@@ -53,8 +53,8 @@ class Session {
 
 enum class CacheType { f32, f16, bf16 };
 
-/// Where a session keeps keys and values: they are the same, and the text is. A ring keeps what the model's
-/// sliding window can see.
+/// Where a session keeps keys and values: they are the same, and the text is. A ring keeps of the layers that
+/// have a sliding window what it can see.
 enum class CacheKind { contiguous, paged, ring };
 
 /// What --cache-dtype and --cache call them.

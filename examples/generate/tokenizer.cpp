@@ -92,7 +92,7 @@ Tokenizer::Tokenizer(const Gguf& file)
   for (const char* name : end_keys) {
     end_tokens_.push_back(token_key(file, "tokenizer.ggml." + std::string(name) + "_token_id", vocabulary_));
   }
-  for (const char* text : {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>"}) {
+  for (const char* text : {"<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>"}) {
     const auto id = vocabulary_.find(text);
     if (id && vocabulary_.kind(*id) == TokenKind::control) end_tokens_.push_back(*id);
   }

@@ -19,8 +19,12 @@ using test::GgufWriter;
 
 /// A model and what it needs to run.
 struct Loaded {
-  explicit Loaded(const GgufWriter& writer, int num_threads = 2)
-      : bytes(writer.file()), file(bytes), pool(num_threads), model(file, gqa::PoolExecutor(pool)) {}
+  explicit Loaded(const GgufWriter& writer, int num_threads = 2,
+                  std::optional<WeightType> weights = WeightType::f32)
+      : bytes(writer.file()),
+        file(bytes),
+        pool(num_threads),
+        model(file, gqa::PoolExecutor(pool), {.weights = weights}) {}
 
   std::unique_ptr<Session> session(CacheType type = CacheType::f32) {
     return make_session(model, type, gqa::PoolExecutor(pool));
@@ -232,8 +236,8 @@ TEST(Model, RefusesWhatItDoesNotSupportByName) {
     change(writer);
     return error_of(writer);
   };
-  EXPECT_EQ(changed([](auto& w) { w.text("general.architecture", "gemma3"); }),
-            "the architecture gemma3 is not supported (llama is)");
+  EXPECT_EQ(changed([](auto& w) { w.text("general.architecture", "gemma4"); }),
+            "the architecture gemma4 is not supported (llama, qwen2, qwen3 and gemma3 are)");
   EXPECT_EQ(changed([](auto& w) { w.real("llama.attention.clamp_kqv", 8); }),
             "the hyper-parameter llama.attention.clamp_kqv is not supported");
   EXPECT_EQ(changed([](auto& w) { w.integer("llama.expert_count", 8); }),

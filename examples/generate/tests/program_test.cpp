@@ -247,13 +247,13 @@ TEST_F(Program, RefusesFilesThatAreNoModel) {
   write("lines.gguf", writer);
   refused("lines.gguf", "two?lines");
   writer = test::tiny_model();
-  writer.find("blk.1.ffn_up.weight").type = 12;
+  writer.find("blk.1.ffn_up.weight").type = 10;
   write("type.gguf", writer);
-  refused("type.gguf", "Q4_K");
+  refused("type.gguf", "Q2_K");
   // What the model is comes before how it is stored: requantising would not help.
-  writer.text("general.architecture", "gemma3");
+  writer.text("general.architecture", "gemma4");
   write("type.gguf", writer);
-  refused("type.gguf", "gemma3");
+  refused("type.gguf", "gemma4");
   writer.text("general.architecture", "llama");
   writer.integer("llama.expert_count", 8);
   write("type.gguf", writer);

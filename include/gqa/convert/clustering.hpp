@@ -164,7 +164,7 @@ inline HeadGrouping exhaustive_groups(const Matrix& distances, Index groups) {
 /// cost is that of the clusters' means, which need not be known. Throws as exhaustive_groups(), but for the
 /// number of heads.
 inline HeadGrouping balanced_kmeans_groups(const Matrix& distances, Index groups, std::uint64_t seed = 0,
-                                           Index starts = 16) {
+                                           Index starts = 64) {
   detail::check_distances(distances);
   const Index heads = distances.rows();
   detail::check_equal_groups(heads, groups);
@@ -197,6 +197,10 @@ inline HeadGrouping agglomerative_groups(const Matrix& distances, Index groups) 
 /// Groups of equal size of heads that are alike: the best there is for up to max_exhaustive_heads, else the
 /// cheapest that balanced_kmeans_groups() and agglomerative_groups() find. Never costs more than contiguous
 /// or strided groups. Throws as balanced_kmeans_groups() does.
+///
+/// There is no evolutionary search as in QCQA: of 60 groupings over 40,000 generations it took 40 to 80 times
+/// as long, found nothing cheaper for 12, 32 in 4 and 64 heads, and for 32 in 8 groups was dearer in 14 of 20
+/// cases and cheaper, by under 1 %, in 5.
 inline HeadGrouping clustered_groups(const Matrix& distances, Index groups, std::uint64_t seed = 0) {
   detail::check_distances(distances);
   const Index heads = distances.rows();

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes expected_ids.json: what an independent implementation makes of the same file.
 
-  python3 -m venv venv && venv/bin/pip install torch transformers accelerate gguf
+  python3 -m venv venv && venv/bin/pip install torch transformers accelerate gguf sentencepiece protobuf
   venv/bin/python make_expected_ids.py SmolLM2-135M-Instruct.Q4_1.gguf > expected_ids.json
+  venv/bin/python make_expected_ids.py gemma-3-270m-q4_k_m.gguf > expected_gemma3_ids.json
 
-The model is run by transformers in f32, greedily, a token at a time. Text is tokenised by the tokenizers library
-from the vocabulary and merges in the file: digits one by one, then GPT-2's byte-level BPE. For each prompt:
+The model is run by transformers in f32, greedily, a token at a time. Text is tokenised from what the file holds: by
+the tokenizers library from vocabulary and merges (SmolLM2: digits one by one, then GPT-2's byte-level BPE), or by
+sentencepiece from pieces and scores (Gemma). For each prompt:
 
   prompt_ids      of the text, or with "chat" of the text in the chat template
   output_ids      the greedy continuation; ends with the token that ended the text, if one did
@@ -22,11 +24,11 @@ import sys
 
 import torch
 from gguf import GGUFReader
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 CLOSE = 0.02
-END_IDS = {0, 2}  # <|endoftext|>, <|im_end|>
 
 STORY = (
     "The lighthouse stood at the end of a narrow spit of land, and for sixty years the same family had kept it. "
@@ -50,7 +52,7 @@ int main() {
 '''
 
 # name, text, whether in the chat template, tokens to generate
-PROMPTS = [
+SMOLLM2_PROMPTS = [
     ("plain", "The capital of France is", False, 48),
     ("code", CODE, False, 48),
     ("python", "def fibonacci(n):\n    if n <= 1:\n        return n\n", False, 48),
@@ -67,6 +69,13 @@ PROMPTS = [
     ("chat_400", "Tell me a long story about a robot who learns to paint.", True, 400),
 ]
 
+# As SmolLM2's, less what only its template needs; "long" is longer than the window of 512.
+GEMMA3_PROMPTS = [(name, text, False, 24) for name, text, is_chat, _ in SMOLLM2_PROMPTS if not is_chat]
+GEMMA3_PROMPTS += [
+    ("html", "<h1>A title</h1>\n\n\n<table><tr><td>1</td></tr></table>\n\n\n\n<!-- end -->", False, 24),
+    ("runs", "a" + 40 * " " + "b" + 5 * "\n" + 70 * " " + "c\t\t\td e  ", False, 24),
+]
+
 
 def chat(text):
     return (
@@ -75,21 +84,65 @@ def chat(text):
     )
 
 
-def read_tokenizer(path):
-    fields = GGUFReader(path).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    types = fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
-    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t, kind in zip(tokens, types) if kind == 3])
-    return tokenizer
+class BytePair:
+    """SmolLM2's tokeniser."""
+
+    end_ids = {0, 2}  # <|endoftext|>, <|im_end|>
+    prompts = SMOLLM2_PROMPTS
+
+    def __init__(self, fields):
+        tokens = fields["tokenizer.ggml.tokens"].contents()
+        types = fields["tokenizer.ggml.token_type"].contents()
+        merges = [tuple(m.split(" ")) for m in fields["tokenizer.ggml.merges"].contents()]
+        self.tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
+        self.tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        self.tokenizer.decoder = decoders.ByteLevel()
+        self.tokenizer.add_special_tokens(
+            [AddedToken(t, special=True) for t, kind in zip(tokens, types) if kind == 3]
+        )
+
+    def encode(self, text):
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def generate(model, prompt_ids, count):
+class Pieces:
+    """Gemma's tokeniser: a sentencepiece model put together again."""
+
+    end_ids = {1, 106}  # <eos>, <end_of_turn>
+    prompts = GEMMA3_PROMPTS
+
+    def __init__(self, fields):
+        proto = sentencepiece_model_pb2.ModelProto()
+        kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+        tokens = fields["tokenizer.ggml.tokens"].contents()
+        types = fields["tokenizer.ggml.token_type"].contents()
+        scores = fields["tokenizer.ggml.scores"].contents()
+        for i, (token, kind, score) in enumerate(zip(tokens, types, scores)):
+            kind = kinds.UNKNOWN if token == "<unk>" else kind
+            # The file spells the spaces of these as they are in texts.
+            token = token.replace(" ", "\u2581") if kind == kinds.USER_DEFINED else token
+            proto.pieces.add(piece=token, score=score, type=kind)
+        spec = proto.trainer_spec
+        spec.model_type, spec.byte_fallback, spec.vocab_size = spec.BPE, True, len(tokens)
+        spec.pad_id, spec.eos_id, spec.bos_id, spec.unk_id = 0, 1, 2, 3
+        normal = proto.normalizer_spec
+        normal.name, normal.escape_whitespaces = "identity", True
+        normal.add_dummy_prefix, normal.remove_extra_whitespaces = False, False
+        self.processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+    def encode(self, text):
+        return [2] + self.processor.encode(text)
+
+    def decode(self, ids):
+        return self.processor.decode([i for i in ids if i not in self.end_ids])
+
+
+def generate(model, prompt_ids, count, end_ids):
     ids, scores, close = [], [], []
     cache, feed = None, prompt_ids
     while len(ids) < count:
@@ -101,7 +154,7 @@ def generate(model, prompt_ids, count):
         ids.append(int(best[0]))
         scores.append(round(float(values[0]), 4))
         feed = ids[-1:]
-        if ids[-1] in END_IDS:
+        if ids[-1] in end_ids:
             break
     return ids, scores, close
 
@@ -113,18 +166,20 @@ def mean_negative_log(model, ids):
 
 def main():
     path = os.path.abspath(sys.argv[1])
-    tokenizer = read_tokenizer(path)
+    fields = GGUFReader(path).fields
+    kind = fields["tokenizer.ggml.model"].contents()
+    tokenizer = {"gpt2": BytePair, "llama": Pieces}[kind](fields)
     model = AutoModelForCausalLM.from_pretrained(
         os.path.dirname(path), gguf_file=os.path.basename(path), dtype=torch.float32
     ).eval()
     print(model.config, file=sys.stderr)
     prompts = []
-    for name, text, is_chat, count in PROMPTS:
-        prompt_ids = tokenizer.encode(chat(text) if is_chat else text, add_special_tokens=False).ids
+    for name, text, is_chat, count in tokenizer.prompts:
+        prompt_ids = tokenizer.encode(chat(text) if is_chat else text)
         with torch.no_grad():
-            ids, scores, close = generate(model, prompt_ids, count)
+            ids, scores, close = generate(model, prompt_ids, count, tokenizer.end_ids)
             measured = mean_negative_log(model, prompt_ids)
-        decoded = tokenizer.decode(ids, skip_special_tokens=True)
+        decoded = tokenizer.decode(ids)
         print(f"{name}: {len(prompt_ids)} -> {len(ids)}, close at {close}\n{decoded}\n", file=sys.stderr)
         prompts.append(
             {
