@@ -4,9 +4,10 @@
 #include <cmath>
 #include <numeric>
 #include <stdexcept>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "gqa/core/error.hpp"
-#include "linear.hpp"
+#include "gqa/layer/linear.hpp"
 
 namespace generate {
 namespace {
@@ -69,7 +70,9 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
   rotations_.assign(positions);
   local_rotations_.assign(positions);
   for (Index t = 0; t < num_tokens(); ++t)
-    hidden_.row(t) = model_.embedding.row(tokens[static_cast<std::size_t>(t)]) * sizes_.embedding_scale;
+    model_.embedding.read_row(tokens[static_cast<std::size_t>(t)],
+                              {&hidden_(t, 0), static_cast<std::size_t>(hidden_.cols())});
+  if (sizes_.embedding_scale != 1) hidden_ *= sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
     attention(i, layer, attend, watch);
@@ -82,9 +85,8 @@ const Matrix& Forward::logits(std::span<const Index> tokens) {
   logits_.resize(count, sizes_.vocabulary_size);
   Matrix rows(count, sizes_.model_dim);
   for (Index i = 0; i < count; ++i) rows.row(i) = hidden_.row(tokens[static_cast<std::size_t>(i)]);
-  auto normed = normed_.topRows(count);
-  rms_norm(rows, model_.output_norm, sizes_.rms_epsilon, normed);
-  multiply(executor_, normed, model_.output(), model_.separate_output.bias, logits_);
+  rms_norm(rows, model_.output_norm, sizes_.rms_epsilon, rows);
+  multiply(rows, model_.output(), model_.separate_output.bias, logits_);
   return logits_;
 }
 
@@ -111,10 +113,16 @@ gqa::TensorView<float> Forward::heads(Index first, Index num_heads, Index dim) {
   return {qkv_.data() + first, {1, qkv_.rows(), num_heads, dim}, {qkv_.size(), qkv_.cols(), dim}};
 }
 
+/// y <- x W^T + b
+void Forward::multiply(const Matrix& x, const WeightMatrix& weight, const Vector& bias, Matrix& y) {
+  gqa::linear(executor_, x, weight.view(), bias.size() == 0 ? gqa::VectorView() : gqa::VectorView(bias), y,
+              {.workspace = &workspace_});
+}
+
 void Forward::attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch) {
   rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
   if (watch) watch(index, normed_);
-  multiply(executor_, normed_, layer.qkv.weight, layer.qkv.bias, qkv_);
+  multiply(normed_, layer.qkv.weight, layer.qkv.bias, qkv_);
   const auto q = heads(0, sizes_.num_q_heads, sizes_.head_dim);
   const auto k = heads(sizes_.q_size(), sizes_.num_kv_heads, sizes_.head_dim);
   const auto v = heads(sizes_.q_size() + sizes_.k_size(), sizes_.num_kv_heads, sizes_.value_dim);
@@ -132,7 +140,7 @@ void Forward::attention(Index index, const Layer& layer, const Attend& attend, c
   attend(index, q, k, v, out);
   attention_time_ += Clock::now() - start;
 
-  multiply(executor_, attended_, layer.attention_output.weight, layer.attention_output.bias, update_);
+  multiply(attended_, layer.attention_output.weight, layer.attention_output.bias, update_);
   add_update(layer.attention_post_norm);
 }
 
@@ -145,11 +153,11 @@ void Forward::add_update(const Vector& post_norm) {
 /// Gated linear units (Shazeer 2020): down(activation(gate(x)) * up(x)).
 void Forward::feed_forward(const Layer& layer) {
   rms_norm(hidden_, layer.ffn_norm, sizes_.rms_epsilon, normed_);
-  multiply(executor_, normed_, layer.gate_up.weight, layer.gate_up.bias, gate_up_);
+  multiply(normed_, layer.gate_up.weight, layer.gate_up.bias, gate_up_);
   for (Index t = 0; t < gate_up_.rows(); ++t)
     activate(sizes_.architecture->activation, gate_up_.row(t).head(sizes_.ffn_dim),
              gate_up_.row(t).tail(sizes_.ffn_dim), activated_.row(t));
-  multiply(executor_, activated_, layer.down.weight, layer.down.bias, update_);
+  multiply(activated_, layer.down.weight, layer.down.bias, update_);
   add_update(layer.ffn_post_norm);
 }
 

@@ -8,6 +8,7 @@
 
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/kernel/workspace.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope_table.hpp"
 #include "model.hpp"
@@ -56,6 +57,7 @@ class Forward {
 
   void resize(Index n);
   gqa::TensorView<float> heads(Index first, Index num_heads, Index dim);
+  void multiply(const Matrix& x, const WeightMatrix& weight, const Vector& bias, Matrix& y);
   void attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch);
   void feed_forward(const Layer& layer);
   void add_update(const Vector& post_norm);
@@ -68,6 +70,7 @@ class Forward {
     gqa::QKNorm q, k;
   };
   std::vector<HeadNorms> head_norms_;  ///< of each layer; none where the architecture has none
+  gqa::Workspace workspace_;
   Matrix hidden_, normed_, update_, qkv_, attended_, gate_up_, activated_, logits_;
   Clock::duration attention_time_{};
 };
