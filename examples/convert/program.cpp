@@ -61,7 +61,9 @@ class Loaded {
  public:
   Loaded(const ModelFile& file, gqa::PoolExecutor executor, Index context)
       : executor_(executor),
-        model_(file.gguf, executor, [&](double done) { line_.show("loading weights", done); }),
+        model_(file.gguf, executor,
+               {.weights = generate::WeightType::f32,  // what is compared are the files' own values
+                .progress = [&](double done) { line_.show("loading weights", done); }}),
         context_(std::min(context, file.sizes.context_length)) {
     line_.clear();
     model_.sizes.context_length = context_;  // so that caches are no longer
