@@ -9,6 +9,8 @@
 #include "gqa/convert/clustering.hpp"
 #include "gqa/convert/dynamic_grouping.hpp"
 #include "gqa/convert/expand.hpp"
+#include "gqa/convert/grouping_drawing.hpp"
+#include "gqa/convert/grouping_report.hpp"
 #include "gqa/convert/low_rank.hpp"
 #include "gqa/convert/merge.hpp"
 #include "gqa/convert/similarity.hpp"

@@ -13,6 +13,7 @@
 #include "gqa/attention_weights.hpp"
 #include "gqa/cache.hpp"
 #include "gqa/cascade.hpp"
+#include "gqa/clustered_attention.hpp"
 #include "gqa/convert.hpp"
 #include "gqa/core/version.hpp"
 #include "gqa/explain.hpp"

@@ -50,7 +50,7 @@ def main(repository, compiler, cmake):
     command = block(readme, "compile", "sh")
     if not command.startswith("g++ "):
         sys.exit(f"the command does not start with g++: {command}")
-    for name, most_lines in (("", 15), (": layers", 25), (": pages", 25), (": files", 25)):
+    for name, most_lines in (("", 15), (": layers", 25), (": pages", 25), (": files", 25), (": convert", 25)):
         program, flags = block(readme, "program" + name, "cpp"), "first"
         if name == ": files":
             if not has_xxhash(compiler):
