@@ -107,6 +107,7 @@ std::vector<Row> all_rows(const Machine& machine) {
     add({.dtype = dtype, .window = 1024, .S = 4096}, "window_prefill", {1});
   }
   for (Index W : {256, 512, 2048}) add({.window = W, .S = 4096}, "window_prefill", {1});
+  std::ranges::move(backward_rows(machine), std::back_inserter(rows));
   std::ranges::move(block_rows(machine), std::back_inserter(rows));
   std::ranges::move(score_rows(machine), std::back_inserter(rows));
   std::ranges::move(batch_rows(machine), std::back_inserter(rows));
@@ -121,6 +122,7 @@ std::vector<Row> all_rows(const Machine& machine) {
   add({.S = 2048}, "eigen_prefill", {1});
 
   std::ranges::move(rope_rows(), std::back_inserter(rows));
+  std::ranges::move(linear_rows(machine), std::back_inserter(rows));
   return rows;
 }
 

@@ -44,11 +44,13 @@ std::vector<Row> operation_rows();
 std::vector<Row> capacity_rows();
 std::vector<Row> file_rows();  ///< where xxHash is
 std::vector<Row> rope_rows();
+std::vector<Row> backward_rows(const Machine& machine);
 std::vector<Row> block_rows(const Machine& machine);
 std::vector<Row> score_rows(const Machine& machine);
 std::vector<Row> batch_rows(const Machine& machine);
 std::vector<Row> prefix_rows(const Machine& machine);
 std::vector<Row> member_rows(const Machine& machine);
 std::vector<Row> ring_rows();
+std::vector<Row> linear_rows(const Machine& machine);
 
 }  // namespace bench

@@ -20,6 +20,10 @@ std::unique_ptr<Subject> from_files(const Shape& s, Index layers, std::istream& 
   Inputs<T> inputs{read_tensor<T>(q, s.sequences(), s.queries(), s.H, s.D),
                    read_tensor<T>(k, s.sequences(), s.tokens(), s.G, s.D),
                    read_tensor<T>(v, s.sequences(), s.tokens(), s.G, s.D)};
+  if (s.kind == "backward") {
+    if constexpr (std::is_same_v<T, float>) return make_backward(s, std::move(inputs));
+    throw std::runtime_error("backward is measured in f32");
+  }
   return make_attention<T>(s, layers, std::move(inputs));
 }
 

@@ -33,6 +33,9 @@ class Subject {
 template <class T>
 std::unique_ptr<Subject> make_attention(const Shape& shape, Index layers, Inputs<T> inputs);
 
+/// attention_backward() of a causal prefill, whose queries are its output's gradients too.
+std::unique_ptr<Subject> make_backward(const Shape& shape, Inputs<float> inputs);
+
 /// What a C++ engineer writes with Eigen matrices, a head at a time.
 template <class T>
 std::unique_ptr<Subject> make_eigen(const Shape& shape, Index layers, Inputs<T> inputs);

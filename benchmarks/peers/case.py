@@ -12,7 +12,7 @@ UNIT_ROUNDOFF = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
 
 @dataclass(frozen=True)
 class Case:
-    kind: str  # decode | prefill
+    kind: str  # decode | prefill | backward
     dtype: str
     H: int
     G: int
@@ -20,7 +20,7 @@ class Case:
     tokens: int  # context of a decode, length of a prefill
     threads: int
 
-    PATTERN = re.compile(r"(decode|prefill)/(f32|f16|bf16)/H:(\d+)/G:(\d+)/D:(\d+)/(?:ctx|S):(\d+)/threads:(\d+)$")
+    PATTERN = re.compile(r"(decode|prefill|backward)/(f32|f16|bf16)/H:(\d+)/G:(\d+)/D:(\d+)/(?:ctx|S):(\d+)/threads:(\d+)$")
 
     @classmethod
     def parse(cls, name):
@@ -62,7 +62,8 @@ class Inputs:
 
 
 class Oracle:
-    """Some rows of the output in double. Causal; the last query sees the last key."""
+    """Some rows of the output in double. Causal; the last query sees the last key. Of a backward, whose queries are its
+    output's gradients too, the output is dq."""
 
     def __init__(self, case, inputs, rows_wanted=8):
         n, group = case.queries, case.H // case.G
@@ -78,6 +79,12 @@ class Oracle:
                     s = k[:last] @ inputs.q[h, row].astype(np.float64) / np.sqrt(case.D)
                     p = np.exp(s - s.max())
                     p /= p.sum()
+                    if case.kind == "backward":
+                        dp = v[:last] @ inputs.q[h, row].astype(np.float64)
+                        ds = p * (dp - p @ dp) / np.sqrt(case.D)
+                        self.out[h, i] = ds @ k[:last]
+                        self.bound[h, i] = 64 * np.sqrt(case.D) * u * (abs(ds) + p / np.sqrt(case.D)) @ abs(k[:last])
+                        continue
                     self.out[h, i] = p @ v[:last]
                     # As in verify.hpp, but scores may be rounded to the dtype as well, which some peers do.
                     parts = p[:, None] * v[:last]

@@ -26,7 +26,8 @@ DEFAULT_CASES = [
                          ("prefill", "S:512"), ("prefill", "S:2048"))
     for dtype in ("f32", "f16", "bf16")
     for threads in (1, 2)
-] + [f"decode/{dtype}/H:32/G:32/D:128/ctx:8192/threads:1" for dtype in ("f32", "f16", "bf16")]
+] + [f"decode/{dtype}/H:32/G:32/D:128/ctx:8192/threads:1" for dtype in ("f32", "f16", "bf16")] + [
+    f"backward/f32/H:32/G:8/D:128/S:{n}/threads:{threads}" for n in (512, 2048) for threads in (1, 2)]
 
 
 def last_cache():

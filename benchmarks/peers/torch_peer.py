@@ -38,6 +38,10 @@ class Sdpa(Torch):
 
     name = "torch sdpa"
 
+    @staticmethod
+    def supports(case):
+        return case.kind != "backward"
+
     def attend(self, q, k, v):
         return F.scaled_dot_product_attention(q, k, v, is_causal=self.case.kind == "prefill", enable_gqa=self.case.H != self.case.G)
 
@@ -56,6 +60,38 @@ class SdpaFolded(Torch):
         return F.scaled_dot_product_attention(q.view(1, c.G, c.H // c.G, c.D), k, v)
 
 
+class SdpaBackward(Torch):
+    """The gradient alone: the graph of one forward is kept. The queries are the output's gradients too."""
+
+    name = "torch sdpa"
+
+    @staticmethod
+    def supports(case):
+        return case.kind == "backward"
+
+    def __init__(self, case, inputs):
+        super().__init__(case, inputs)
+        self.leaves = [x.clone().requires_grad_() for x in (self.q, self.k[0], self.v[0])]
+        self.result = self.forward(*self.leaves)
+
+    def forward(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.case.H != self.case.G)
+
+    def step(self, _):
+        torch.set_num_threads(self.case.threads)
+        self.out = torch.autograd.grad(self.result, self.leaves, self.q, retain_graph=True)[0]
+
+
+class SdpaBackwardRepeated(SdpaBackward):
+    """Keys and values repeated for each query head of a group, their gradients summed: the fused kernel takes that."""
+
+    name = "torch sdpa, keys repeated"
+
+    def forward(self, q, k, v):
+        group = self.case.H // self.case.G
+        return F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
+
+
 class ByHand(Torch):
     """Grouped matrix products and a softmax. Decode only: in prefill it would hold the whole score matrix."""
 
@@ -72,4 +108,4 @@ class ByHand(Torch):
         return torch.bmm(torch.softmax(scores, -1), v[0])
 
 
-PEERS = [Sdpa, SdpaFolded, ByHand]
+PEERS = [Sdpa, SdpaFolded, ByHand, SdpaBackward, SdpaBackwardRepeated]

@@ -114,7 +114,7 @@ int run(const Options& options, const generate::ModelFile& file) {
       file.tokenizer.encode(options.common.chat ? generate::ChatTemplate(file.gguf).render(text) : text);
   generate::check_prompt(prompt, context);
   generate::ProgressLine line;
-  generate::LoadedModel loaded(file, options.common.num_threads,
+  generate::LoadedModel loaded(file, options.common.num_threads, options.common.weight_type(),
                                [&](double done) { line.show("loading weights", done); });
   line.clear();
   generate::Batch<T> batch(loaded.model, loaded.executor,

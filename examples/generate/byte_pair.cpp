@@ -25,16 +25,16 @@ const PreTokenizer& pre_tokenizer(std::string_view name) {
   static const std::string digit = R"(\p{N})";
   static const std::string gpt2 =
       R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^)" + space + R"(\p{L}\p{N}]+|)" + blanks;
-  static const std::string llama3 =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^)" + space +
-      R"(\p{L}\p{N}]+[\r\n]*|[)" + space + R"(]*[\r\n]+|)" + blanks;
-  static const std::string qwen2 = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^)" +
-                                   space + R"(\p{L}\p{N}]+[\r\n]*|[)" + space + R"(]*[\r\n]+|)" + blanks;
+  // GPT-4's, which differ in how many digits they keep together.
+  const auto gpt4 = [](const char* digits) {
+    return std::string(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)") + digits + "| ?[^" +
+           space + R"(\p{L}\p{N}]+[\r\n]*|[)" + space + R"(]*[\r\n]+|)" + blanks;
+  };
   static const PreTokenizer known[] = {
       {"smollm", {digit, gpt2}, false, false},
       {"gpt-2", {gpt2}, false, false},
-      {"llama-bpe", {llama3}, true, true},
-      {"qwen2", {qwen2}, false, false},
+      {"llama-bpe", {gpt4(R"(\p{N}{1,3})")}, true, true},
+      {"qwen2", {gpt4(R"(\p{N})")}, false, false},
   };
   const auto found = std::ranges::find(known, name, &PreTokenizer::name);
   GQA_CHECK(found != std::end(known), gqa::format_error,

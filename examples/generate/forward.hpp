@@ -8,8 +8,7 @@
 
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
-#include "gqa/position/qk_norm.hpp"
-#include "gqa/position/rope_table.hpp"
+#include "gqa/layer/attention_layer.hpp"
 #include "model.hpp"
 #include "vocabulary.hpp"
 
@@ -21,6 +20,10 @@ namespace generate {
 using Attend = std::function<void(Index layer, const gqa::TensorView<const float>& q,
                                   const gqa::TensorView<const float>& k,
                                   const gqa::TensorView<const float>& v, const gqa::TensorView<float>& out)>;
+
+/// Called with what the query, key and value projections of a layer read: a row a token, after the layer's
+/// norm.
+using Watch = std::function<void(Index layer, const Matrix& inputs)>;
 
 /// A model without its memory: from token ids to hidden states and scores. The tokens of one pass may belong
 /// to any sequences: where their keys and values are is the attention's business. No bit of a token's result
@@ -34,7 +37,8 @@ class Forward {
   void check(std::span<const TokenId> tokens) const;
 
   /// Feeds tokens, each at its position.
-  void run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend);
+  void run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
+           const Watch& watch = {});
 
   /// The scores of every token of the vocabulary as the next one after each of the given tokens of the last
   /// pass: a row each, valid until the next call.
@@ -50,20 +54,18 @@ class Forward {
   using Clock = std::chrono::steady_clock;
 
   void resize(Index n);
-  gqa::TensorView<float> heads(Index first, Index num_heads, Index dim);
-  void attention(Index index, const Layer& layer, const Attend& attend);
+  void multiply(const Matrix& x, const gqa::Projection& layer, Matrix& y);
+  void attention(Index index, const Layer& layer, std::span<const Index> positions, const Attend& attend,
+                 const Watch& watch);
   void feed_forward(const Layer& layer);
   void add_update(const Vector& post_norm);
 
   const Model& model_;
   const Hyperparameters& sizes_;
   gqa::PoolExecutor executor_;
-  gqa::RopeTable<float> rotations_, local_rotations_;
-  struct HeadNorms {
-    gqa::QKNorm q, k;
-  };
-  std::vector<HeadNorms> head_norms_;  ///< of each layer; none where the architecture has none
-  Matrix hidden_, normed_, update_, qkv_, attended_, gate_up_, activated_, logits_;
+  std::vector<gqa::AttentionLayer<>> attention_;  ///< of each layer
+  gqa::LayerMemory<> memory_;
+  Matrix hidden_, normed_, update_, gate_up_, activated_, logits_;
   Clock::duration attention_time_{};
 };
 

@@ -180,6 +180,7 @@ std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in) {
   const auto num_dims = in.number<std::uint32_t>(tensor.name);
   GQA_CHECK(num_dims >= 1 && num_dims <= tensor.sizes.size(), format_error,
             "tensor " << tensor.name << " has " << num_dims << " dimensions, expected 1 to 4");
+  tensor.num_dims = num_dims;
   for (std::uint32_t i = 0; i < num_dims; ++i) {
     const auto size = in.number<std::uint64_t>(tensor.name);
     GQA_CHECK(size >= 1 && size <= std::uint64_t{std::numeric_limits<std::int32_t>::max()}, format_error,
@@ -259,9 +260,11 @@ Gguf::Gguf(std::span<const std::byte> file, Check check_metadata) {
   for (std::uint64_t i = 0; i < num_keys; ++i) {
     const auto key = in.string("a metadata key");
     GQA_CHECK(!key.empty(), format_error, "metadata key number " << i << " is empty");
+    const std::size_t begin = in.position();
     GQA_CHECK(metadata_.emplace(key, read_value(in, key)).second, format_error,
               "key " << key << " appears twice");
     keys_.push_back(key);
+    entries_.push_back(in.since(begin));
   }
   if (check_metadata != nullptr) check_metadata(*this);
 

@@ -34,6 +34,7 @@ struct GgufTensor {
   std::string_view name;
   TensorType type{};
   std::array<Index, 4> sizes{1, 1, 1, 1};
+  std::uint32_t num_dims = 1;  ///< sizes that the file gives
   std::span<const std::byte> data;
 
   Index columns() const { return sizes[0]; }
@@ -55,6 +56,8 @@ class Gguf {
   bool is_boolean(std::string_view key) const { return std::holds_alternative<bool>(require(key)); }
   /// In the order of the file.
   const std::vector<std::string_view>& keys() const { return keys_; }
+  /// The type and value of the i-th key as they lie in the file: for who copies them.
+  std::span<const std::byte> entry(std::size_t i) const { return entries_.at(i); }
 
   // The value of a key, in the type asked for: format_error when it is of another kind or, in the forms
   // without a fallback, missing.
@@ -79,6 +82,7 @@ class Gguf {
   const GgufValue& require(std::string_view key) const;
 
   std::vector<std::string_view> keys_;
+  std::vector<std::span<const std::byte>> entries_;
   std::unordered_map<std::string_view, GgufValue> metadata_;
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string_view, std::size_t> tensor_index_;

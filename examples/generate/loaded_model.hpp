@@ -34,8 +34,13 @@ struct LoadedModel {
   Model model;
 
   /// Throws gqa::format_error.
-  LoadedModel(const ModelFile& file, Index num_threads, const Progress& progress = {})
-      : pool(static_cast<int>(num_threads)), model(file.gguf, executor, progress) {}
+  LoadedModel(const ModelFile& file, Index num_threads, std::optional<WeightType> weights,
+              const Progress& progress = {})
+      : pool(static_cast<int>(num_threads)),
+        model(file.gguf, executor,
+              {.weights = weights, .progress = progress, .done_with = [&](std::span<const std::byte> piece) {
+                 file.bytes.forget(piece);
+               }}) {}
 };
 
 }  // namespace generate

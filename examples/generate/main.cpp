@@ -112,7 +112,10 @@ int run(const Options& options) {
 
   Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
   const gqa::PoolExecutor executor(pool);
-  const Model model(file, executor, [&](double done) { line.show("loading weights", done); });
+  const Model model(file, executor,
+                    {.weights = options.weights,
+                     .progress = [&](double done) { line.show("loading weights", done); },
+                     .done_with = [&](std::span<const std::byte> piece) { bytes.forget(piece); }});
   const auto session = make_session(model, options.cache_type, executor, {}, options.cache_kind);
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   line.clear();
@@ -131,7 +134,8 @@ int run(const Options& options) {
   Report report{.num_threads = options.num_threads,
                 .load_seconds = load_seconds,
                 .num_weights = model.num_weights,
-                .weight_bytes = model.bytes(),
+                .weight_bytes = model.bytes,
+                .weight_types = model.weight_types,
                 .cache_type = options.cache_type,
                 .cache_kind = options.cache_kind};
   if (options.converses())

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -63,6 +64,15 @@ class MappedFile {
   std::span<const std::byte> bytes() const {
     if (address_ == nullptr) return read_;
     return {static_cast<const std::byte*>(address_), size_};
+  }
+
+  /// Gives the memory of some of them back where they are mapped: read again, they come from the file again.
+  void forget(std::span<const std::byte> piece) const {
+    if (address_ == nullptr) return;
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = (reinterpret_cast<std::uintptr_t>(piece.data()) + page - 1) / page * page;
+    const auto end = reinterpret_cast<std::uintptr_t>(piece.data() + piece.size()) / page * page;
+    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 
  private:

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model.hpp"
 
-#include <atomic>
+#include <algorithm>
+#include <array>
 #include <mutex>
 #include <string>
 #include <unordered_set>
@@ -14,25 +15,47 @@ namespace {
 
 using gqa::format_error;
 
-/// Rows of a tensor that one task decodes.
+/// Rows of a tensor that one task decodes: into memory of floats, or into rows of a matrix.
 struct Piece {
   const GgufTensor* tensor;
   Index first_row;
   Index num_rows;
-  float* destination;
+  float* vector;
+  WeightMatrix* matrix;
+  Index matrix_row;
+
+  std::size_t num_values() const { return static_cast<std::size_t>(num_rows * tensor->columns()); }
+  std::span<const std::byte> bytes() const {
+    const std::size_t row = tensor->data.size() / static_cast<std::size_t>(tensor->rows());
+    return tensor->data.subspan(static_cast<std::size_t>(first_row) * row,
+                                static_cast<std::size_t>(num_rows) * row);
+  }
 };
+
+void decode(const Piece& piece) {
+  if (piece.matrix == nullptr) {
+    dequantize(piece.tensor->type, piece.bytes(), {piece.vector, piece.num_values()});
+    return;
+  }
+  std::vector<float> values(piece.num_values());
+  dequantize(piece.tensor->type, piece.bytes(), values);
+  const auto too_large = piece.matrix->fill(piece.matrix_row, values);
+  GQA_CHECK(!too_large, format_error,
+            "tensor " << piece.tensor->name << " holds " << *too_large << ", too large for weights kept as "
+                      << type_name(piece.matrix->type()) << "; f32 holds it");
+}
 
 /// Looks tensors up, checks their shapes and remembers where their values go. Nothing is decoded until all
 /// are known to be there.
 class Plan {
  public:
-  explicit Plan(const Gguf& file) : file_(file) {}
+  Plan(const Gguf& file, std::optional<WeightType> weights) : file_(file), weights_(weights) {}
 
   /// Plans the vector `name`.
   void vector(const std::string& name, Index size, Vector& destination) {
     const GgufTensor& tensor = take(name, size, 1);
     destination.resize(size);
-    decode(tensor, destination.data());
+    add(tensor, {.vector = destination.data()});
   }
 
   struct Part {
@@ -40,25 +63,34 @@ class Plan {
     Index rows;
   };
 
-  /// Plans a linear layer made of one or more layers on top of each other. Biases are optional: where only
-  /// some parts have one, those of the others are zero.
-  void linear(const std::vector<Part>& parts, Index columns, Linear& destination) {
+  /// Plans a matrix made of one or more tensors on top of each other.
+  void matrix(const std::vector<Part>& parts, Index columns, WeightMatrix& destination) {
     Index rows = 0;
-    bool has_bias = false;
+    std::vector<TensorType> types;
+    // The file must hold what is about to be allocated.
     for (const Part& part : parts) {
       rows += part.rows;
-      has_bias = has_bias || file_.find_tensor(part.name + ".bias") != nullptr;
+      types.push_back(find(part.name + ".weight", columns, part.rows).type);
     }
-    // The file must hold what is about to be allocated.
-    for (const Part& part : parts) find(part.name + ".weight", columns, part.rows);
-    destination.weight.resize(rows, columns);
-    if (has_bias) destination.bias = Vector::Zero(rows);
+    destination = WeightMatrix(weights_.value_or(kept_as(types)), rows, columns);
     Index row = 0;
     for (const Part& part : parts) {
-      decode(take(part.name + ".weight", columns, part.rows), destination.weight.data() + row * columns);
-      if (file_.find_tensor(part.name + ".bias") != nullptr) {
-        decode(take(part.name + ".bias", part.rows, 1), destination.bias.data() + row);
-      }
+      add(take(part.name + ".weight", columns, part.rows), {.matrix = &destination, .matrix_row = row});
+      row += part.rows;
+    }
+  }
+
+  /// Plans a linear layer made of such. Biases are optional: where only some parts have one, those of the
+  /// others are zero.
+  void linear(const std::vector<Part>& parts, Index columns, Linear& destination) {
+    matrix(parts, columns, destination.weight);
+    const auto has_bias = [&](const Part& part) { return file_.find_tensor(part.name + ".bias") != nullptr; };
+    if (std::ranges::none_of(parts, has_bias)) return;
+    destination.bias = Vector::Zero(destination.weight.rows());
+    Index row = 0;
+    for (const Part& part : parts) {
+      if (has_bias(part))
+        add(take(part.name + ".bias", part.rows, 1), {.vector = destination.bias.data() + row});
       row += part.rows;
     }
   }
@@ -76,30 +108,22 @@ class Plan {
     }
   }
 
-  std::size_t run(gqa::PoolExecutor executor, const Progress& progress) const {
-    std::size_t total = 0, done = 0;
-    for (const Piece& piece : pieces_) total += num_values(piece);
+  void run(gqa::PoolExecutor executor, const LoadOptions& options, Model& model) const {
+    std::size_t done = 0;
+    for (const Piece& piece : pieces_) model.num_weights += piece.num_values();
     std::mutex mutex;
     executor.parallel_for(std::ssize(pieces_), [&](Index i) {
       const Piece& piece = pieces_[static_cast<std::size_t>(i)];
-      const std::size_t row_bytes =
-          piece.tensor->data.size() / static_cast<std::size_t>(piece.tensor->rows());
-      dequantize(piece.tensor->type,
-                 piece.tensor->data.subspan(static_cast<std::size_t>(piece.first_row) * row_bytes,
-                                            static_cast<std::size_t>(piece.num_rows) * row_bytes),
-                 {piece.destination, num_values(piece)});
+      decode(piece);
+      if (options.done_with) options.done_with(piece.bytes());
       const std::lock_guard lock(mutex);
-      done += num_values(piece);
-      if (progress) progress(static_cast<double>(done) / static_cast<double>(total));
+      done += piece.num_values();
+      if (options.progress)
+        options.progress(static_cast<double>(done) / static_cast<double>(model.num_weights));
     });
-    return total;
   }
 
  private:
-  static std::size_t num_values(const Piece& piece) {
-    return static_cast<std::size_t>(piece.num_rows * piece.tensor->columns());
-  }
-
   const GgufTensor& find(const std::string& name, Index columns, Index rows) const {
     require(name);
     const GgufTensor* tensor = file_.find_tensor(name);
@@ -115,27 +139,36 @@ class Plan {
     return tensor;
   }
 
-  void decode(const GgufTensor& tensor, float* destination) {
+  struct Destination {
+    float* vector = nullptr;
+    WeightMatrix* matrix = nullptr;
+    Index matrix_row = 0;
+  };
+
+  void add(const GgufTensor& tensor, const Destination& to) {
     // About a megabyte of results: enough work for a task, and enough tasks for the threads.
     const Index step = std::max<Index>(1, (Index{1} << 18) / tensor.columns());
-    for (Index row = 0; row < tensor.rows(); row += step) {
-      pieces_.push_back(
-          {&tensor, row, std::min(step, tensor.rows() - row), destination + row * tensor.columns()});
-    }
+    for (Index row = 0; row < tensor.rows(); row += step)
+      pieces_.push_back({.tensor = &tensor,
+                         .first_row = row,
+                         .num_rows = std::min(step, tensor.rows() - row),
+                         .vector = to.vector == nullptr ? nullptr : to.vector + row * tensor.columns(),
+                         .matrix = to.matrix,
+                         .matrix_row = to.matrix_row + row});
   }
 
   const Gguf& file_;
+  std::optional<WeightType> weights_;
   std::vector<Piece> pieces_;
   std::unordered_set<std::string_view> used_;
 };
 
 }  // namespace
 
-Model::Model(const Gguf& file, gqa::PoolExecutor executor, const Progress& progress)
+Model::Model(const Gguf& file, gqa::PoolExecutor executor, const LoadOptions& options)
     : sizes(read_hyperparameters(file)) {
-  Plan plan(file);
-  Linear table;
-  plan.linear({{"token_embd", sizes.vocabulary_size}}, sizes.model_dim, table);
+  Plan plan(file, options.weights);
+  plan.matrix({{"token_embd", sizes.vocabulary_size}}, sizes.model_dim, embedding);
   plan.vector("output_norm.weight", sizes.model_dim, output_norm);
   if (file.find_tensor("output.weight") != nullptr) {
     plan.linear({{"output", sizes.vocabulary_size}}, sizes.model_dim, separate_output);
@@ -171,8 +204,29 @@ Model::Model(const Gguf& file, gqa::PoolExecutor executor, const Progress& progr
     plan.linear({{block + "ffn_down", sizes.model_dim}}, sizes.ffn_dim, layer.down);
   }
   plan.refuse_unused(architecture.name);
-  num_weights = plan.run(executor, progress);
-  embedding.swap(table.weight);
+  plan.run(executor, options, *this);
+  sum_up();
+}
+
+void Model::sum_up() {
+  std::size_t in_matrices = 0;
+  std::array<bool, 3> kept{};
+  const auto count = [&](const WeightMatrix& matrix) {
+    if (matrix.empty()) return;
+    in_matrices += static_cast<std::size_t>(matrix.rows() * matrix.columns());
+    bytes += matrix.bytes();
+    kept[static_cast<std::size_t>(matrix.type())] = true;
+  };
+  count(embedding);
+  count(separate_output.weight);
+  for (const Layer& layer : layers)
+    for (const Linear* each : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down})
+      count(each->weight);
+  bytes += (num_weights - in_matrices) * sizeof(float);
+  for (std::size_t i = 0; i < kept.size(); ++i)
+    if (kept[i])
+      weight_types +=
+          (weight_types.empty() ? "" : " and ") + std::string(type_name(static_cast<WeightType>(i)));
 }
 
 }  // namespace generate

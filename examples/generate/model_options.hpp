@@ -17,12 +17,21 @@
 
 namespace generate {
 
+/// What the weights of linear layers are kept as.
+inline void add_weights_option(CLI::App& app, std::string& weights) {
+  app.add_option("--weights", weights,
+                 "element type of the weights in memory; auto: 16 bits where the file has 16 or fewer")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
+      ->capture_default_str();
+}
+
 /// The options of every program that has a model continue texts.
 struct ModelOptions {
   std::filesystem::path model;
   bool chat = false;
   Index max_tokens = 64;
   Index num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
+  std::string weights = "auto";
   std::string cache_dtype = "f32";
   bool json = false;
 
@@ -36,12 +45,14 @@ struct ModelOptions {
     app.add_option("--threads", num_threads, "threads to compute with")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();
+    add_weights_option(app, weights);
     app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
         ->check(CLI::IsMember({"f32", "f16", "bf16"}))
         ->capture_default_str();
     app.add_flag("--json", json, "print one JSON object");
   }
 
+  std::optional<WeightType> weight_type() const { return generate::weight_type(weights); }
   CacheType cache_type() const {
     return cache_dtype == "f16" ? CacheType::f16 : cache_dtype == "bf16" ? CacheType::bf16 : CacheType::f32;
   }

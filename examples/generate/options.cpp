@@ -10,13 +10,14 @@
 
 #include "gqa/core/error.hpp"
 #include "mapped_file.hpp"
+#include "model_options.hpp"
 
 namespace generate {
 
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   Options options;
   options.num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
-  std::string cache_dtype = "f32", cache = "contiguous";
+  std::string weights = "auto", cache_dtype = "f32", cache = "contiguous";
   constexpr auto largest = std::numeric_limits<std::int32_t>::max();
 
   CLI::App app("Generates text with a llama, qwen2, qwen3 or gemma3 model from a GGUF file.", "generate");
@@ -48,6 +49,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_option("--threads", options.num_threads, "threads to compute with")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  add_weights_option(app, weights);
   app.add_option("--cache-dtype", cache_dtype, "element type of the KV cache")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
@@ -80,6 +82,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     throw std::invalid_argument(error.what());
   }
+  options.weights = weight_type(weights);
   options.cache_type = cache_dtype == "f16"    ? CacheType::f16
                        : cache_dtype == "bf16" ? CacheType::bf16
                                                : CacheType::f32;

@@ -21,6 +21,7 @@ struct Options {
   Index top_k = 40;
   Index seed = 0;
   Index num_threads = 1;
+  std::optional<WeightType> weights;
   CacheType cache_type = CacheType::f32;
   CacheKind cache_kind = CacheKind::contiguous;
   std::optional<std::filesystem::path> load;  ///< a cache to go on from

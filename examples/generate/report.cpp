@@ -52,7 +52,8 @@ std::string Report::text(const Hyperparameters& sizes) const {
   std::ostringstream out;
   out << std::fixed << std::setprecision(2);
   out << "model       " << sizes.name << ": " << static_cast<double>(num_weights) / 1e6 << " M weights, "
-      << megabytes(static_cast<Index>(weight_bytes)) << " as f32, loaded in " << load_seconds << " s\n";
+      << megabytes(static_cast<Index>(weight_bytes)) << " as " << weight_types << ", loaded in "
+      << load_seconds << " s\n";
   out << "prompt      " << prompt_tokens << " tokens in " << prompt_seconds << " s";
   out << std::setprecision(1) << ", " << prompt_rate << " tokens/s\n";
   out << "generation  " << output_tokens << " tokens";
@@ -85,6 +86,7 @@ nlohmann::ordered_json Report::json(const Hyperparameters& sizes) const {
       {"threads", num_threads},
       {"weights", num_weights},
       {"weight_bytes", weight_bytes},
+      {"weight_dtype", weight_types},
       {"load_seconds", load_seconds},
       {"prompt_tokens", prompt_tokens},
       {"prompt_seconds", prompt_seconds},

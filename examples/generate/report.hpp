@@ -26,6 +26,7 @@ struct Report {
   Index num_threads = 1;
   double load_seconds = 0;
   std::size_t num_weights = 0, weight_bytes = 0;
+  std::string weight_types;
   CacheType cache_type = CacheType::f32;
   CacheKind cache_kind = CacheKind::contiguous;
   std::size_t prompt_tokens = 0, output_tokens = 0;

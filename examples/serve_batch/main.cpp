@@ -44,7 +44,7 @@ template <gqa::Scalar T>
 int serve(const Options& options, const generate::ModelFile& file) {
   const auto requests = read_requests(options, file);
   generate::ProgressLine line;
-  generate::LoadedModel loaded(file, options.num_threads,
+  generate::LoadedModel loaded(file, options.num_threads, options.weights,
                                [&](double done) { line.show("loading weights", done); });
   line.clear();
   Server<T> server(loaded.model, file.tokenizer, loaded.executor, requests, options.settings);

@@ -60,6 +60,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   options.model = common.model;
   options.chat = common.chat;
   options.num_threads = common.num_threads;
+  options.weights = common.weight_type();
   options.cache_type = common.cache_type();
   options.json = common.json;
   options.prompts = prompts.empty() ? default_prompts() : read_prompts(prompts);

@@ -17,6 +17,7 @@ struct Options {
   Index arrival = 2;  ///< passes from one request to the next
   Settings settings;
   Index num_threads = 1;
+  std::optional<generate::WeightType> weights;
   generate::CacheType cache_type = generate::CacheType::f32;
   bool verify = false;
   bool json = false;

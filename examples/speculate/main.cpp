@@ -50,7 +50,10 @@ int run(const Options& options) {
 
   Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
   const gqa::PoolExecutor executor(pool);
-  const generate::Model model(file, executor, [&](double done) { line.show("loading weights", done); });
+  const generate::Model model(file, executor,
+                              {.weights = options.weight_type(),
+                               .progress = [&](double done) { line.show("loading weights", done); },
+                               .done_with = [&](std::span<const std::byte> piece) { bytes.forget(piece); }});
   const auto show = [&](double done) { line.show("reading the prompt", done); };
   line.clear();
 

@@ -96,7 +96,6 @@ struct GradientCase : AttentionCase<T> {
   std::vector<Accumulator<T>> lse;
   std::vector<DT> dq, dk, dv;
 
- private:
   /// Memory that held something else.
   void prepare() {
     const auto q_rows = static_cast<std::size_t>(this->sizes.num_q_tokens * this->sizes.num_q_heads);
@@ -118,6 +117,7 @@ struct GradientCase : AttentionCase<T> {
             .dv = {dv.data(), s.num_kv_tokens, s.num_kv_heads, s.value_dim}};
   }
 
+ private:
   std::vector<double> d64_;
 };
 

@@ -116,6 +116,20 @@ TEST(BackwardMasks, ANaNReachesWhatDependsOnItAndNothingElse) {
   }
 }
 
+/// Where a row's scores are all far below 0, e^(s - lse) of a score that does not count, 0 behind the last
+/// key or huge behind the mask, overflows: times a zero that would be NaN.
+TEST(BackwardMasks, ScoresFarBelowZeroAreNoOverflow) {
+  GradientCase<float> c({40, 71, 2, 1, 16}, 14);
+  for (float& x : c.q) x = std::abs(x) + 4;
+  for (std::size_t i = 0; i < c.k.size(); ++i) c.k[i] = i / 16 % 5 == 3 ? 40.0f : -std::abs(c.k[i]) - 8;
+  const auto mask = as_mask([](Index q_pos, Index kv_pos) { return kv_pos <= q_pos && kv_pos % 5 != 3; });
+  c.run({.mask = mask});
+  EXPECT_LT(c.lse[0], -100);
+  auto problem = c.gradient_problem();
+  problem.forward.visible = test::visible_by(mask);
+  c.expect(problem, "low lse");
+}
+
 TEST(BackwardMasks, WhatIsRuledOutIsNeverRead) {
   const Index Sq = 128, Sk = 512, D = 16;  // queries 384 to 511
   GradientCase<float> c({Sq, Sk, 2, 1, D}, 13);

@@ -159,7 +159,7 @@ TYPED_TEST(CacheFile, SaysWhatItHolds) {
     EXPECT_EQ(layer.num_kv_heads, 3);
     EXPECT_EQ(layer.head_dim, 7);
     EXPECT_EQ(layer.value_dim, 5);
-    EXPECT_EQ(layer.retained, std::vector<Ranges>{Range(0, 70)});
+    EXPECT_EQ(layer.retained, std::vector<Ranges>({Range{0, 70}}));
   }
   EXPECT_EQ(is.bytes, static_cast<Index>(std::filesystem::file_size(path)));
   EXPECT_EQ(is.bytes % 4096, 0);

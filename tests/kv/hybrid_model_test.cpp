@@ -11,9 +11,13 @@ using test::SequenceModel;
 
 template <class T>
 SequenceModel<HybridCache<T>> model(Index max_tokens, Index max_span, Index rollback,
-                                    const std::vector<CacheLayer>& layers) {
-  return {HybridCache<T>({max_tokens, max_span, rollback, layers}),
-          {.layers = layers, .max_tokens = max_tokens, .max_span = max_span, .rollback = rollback}};
+                                    const std::vector<CacheLayer>& layers, Index memory_limit = 0) {
+  return {HybridCache<T>({max_tokens, max_span, rollback, layers, memory_limit}),
+          {.layers = layers,
+           .max_tokens = max_tokens,
+           .max_span = max_span,
+           .rollback = rollback,
+           .memory_limit = memory_limit}};
 }
 
 TEST(HybridModel, Float) {
@@ -23,6 +27,13 @@ TEST(HybridModel, Float) {
 }
 TEST(HybridModel, BrainFloat) {
   test::expect_as_modelled([] { return model<bfloat16>(1100, 90, 0, {{1, 3, 2}, {1, 3, 2, 33, 65}}); });
+}
+/// Room for the window and one slab of the layer that keeps every token.
+TEST(HybridModel, BrainFloatWithinAMemoryLimit) {
+  test::expect_as_modelled([] {
+    const std::vector<CacheLayer> layers = {{1, 3, 2}, {1, 3, 2, 33, 65}};
+    return model<bfloat16>(1100, 300, 0, layers, 2 * 20 * (512 + 128 + ring_tokens(33, 300)) + 100);
+  });
 }
 TEST(HybridModel, HalfOfWindowsAlone) {
   test::expect_as_modelled([] { return model<half>(2000, 40, 10, {{1, 2, 1, 40, 0}, {1, 3, 1, 100, 70}}); });

@@ -4,20 +4,18 @@
 #include <map>
 
 #include "gqa/kv/paged.hpp"
-#include "kv/pool_model.hpp"
+#include "kv/paged_contents.hpp"
 
 namespace gqa::test {
 
-/// A paged cache and what it should hold: of each sequence its token ids, how many of them each layer has,
-/// and its pages.
+/// A paged cache beside what it should hold.
 template <class T>
-class PagedModel {
+class PagedModel : PagedContents {
  public:
   static constexpr int num_kinds = 18;
 
   explicit PagedModel(Index page_tokens)
-      : page_tokens_(page_tokens),
-        pool_(8 * 64 / page_tokens + 1),
+      : PagedContents(page_tokens),
         cache_({.num_pages = pool_.free,
                 .page_tokens = page_tokens,
                 .max_tokens = max_tokens,
@@ -122,62 +120,11 @@ class PagedModel {
   }
 
  private:
-  static constexpr Index layers = 2, max_tokens = 400;
-  static constexpr detail::LayerShape shape{2, 3, 1};
-
-  struct Known {
-    Span span;
-    bool valid;
-  };
-  struct Sequence {
-    SequenceId id;
-    std::vector<TokenId> ids = {};
-    std::array<Index, layers> written = {};
-    std::vector<PoolModel::PagePtr> pages = {};
-    std::optional<std::vector<std::byte>> swapped = {};
-    std::vector<Known> spans = {};
-    Index not_cleared = -1;  // what stands there others see: it was forgotten, but stays
-  };
   struct Saved {
     Packed packed;
     std::vector<TokenId> ids;
     std::array<Index, layers> written;
   };
-
-  static Index size(const Sequence& s) { return std::ssize(s.ids); }
-  static Index written(const Sequence& s, Index layer) { return s.written[static_cast<std::size_t>(layer)]; }
-  static bool between_passes(const Sequence& s) {
-    return !s.swapped && std::ranges::all_of(s.written, [&](Index n) { return n == size(s); });
-  }
-  /// A number for each token that follows from all ids up to it, as a model's keys and values do.
-  static std::vector<int> numbers_of(std::span<const TokenId> ids) {
-    std::vector<int> numbers;
-    std::uint32_t hash = 17;
-    for (const TokenId id : ids) {
-      hash = (hash ^ static_cast<std::uint32_t>(id + 1)) * 0x9e3779b1u;
-      hash ^= hash >> 15;
-      numbers.push_back(static_cast<int>(hash >> 12));
-    }
-    return numbers;
-  }
-  Index pages_of(Index tokens) const { return ceil_div(tokens, page_tokens_); }
-
-  static bool is_shared(const PoolModel::PagePtr& page) { return page->holders > 1 || page->published; }
-  static void forget_spans(Sequence& s) {
-    for (Known& each : s.spans) each.valid = false;
-  }
-  void release_pages(Sequence& s, Index from) {
-    while (std::ssize(s.pages) > from) {
-      pool_.release(s.pages.back());
-      s.pages.pop_back();
-    }
-  }
-  static void set_ids(Sequence& s, const std::vector<TokenId>& ids) {
-    s.ids = ids;
-    s.written.fill(size(s));
-    s.not_cleared = -1;
-    forget_spans(s);
-  }
 
   void create() {
     if (sequences_.size() < most_sequences) sequences_.push_back({.id = cache_.create()});
@@ -294,24 +241,13 @@ class PagedModel {
     if (n % 2 == 0) ids = ids.first(static_cast<std::size_t>(n) % (ids.size() + 1));
     std::vector<TokenId> others(ids.begin(), ids.end());
     for (TokenId& id : others) ++id;
-    const auto of_page = [&](std::size_t i) {
-      return ids.subspan(i * static_cast<std::size_t>(page_tokens_), static_cast<std::size_t>(page_tokens_));
-    };
-    const std::size_t pages = ids.size() / static_cast<std::size_t>(page_tokens_);
     const bool may = between_passes(s);
-    if (may && pages > 0 && s.pages.front()->published)
+    if (may && std::ssize(ids) >= page_tokens_ && s.pages.front()->published)
       expect(Outcome::invalid, "publish of other ids", [&] { cache_.publish(s.id, others); });
     others.resize(s.ids.size() + 1);
     expect(Outcome::invalid, "publish of more ids than tokens", [&] { cache_.publish(s.id, others); });
     expect(may ? Outcome::happens : Outcome::invalid, "publish", [&] { cache_.publish(s.id, ids); });
-    if (!may) return;
-    PoolModel::PagePtr parent;
-    for (std::size_t i = 0; i < pages; ++i) {
-      auto known = pool_.find(parent, of_page(i));
-      if (known == nullptr) pool_.publish(known = s.pages[i], parent, of_page(i));
-      parent = known;
-    }
-    forget_spans(s);
+    if (may) note_published(s, ids);
   }
 
   /// A sequence for ids that begin as those of another.
@@ -320,33 +256,8 @@ class PagedModel {
     std::vector<TokenId> ids(s.ids.begin(), s.ids.begin() + n % (size(s) + 1));
     for (int i = 0; i < seed % 70; ++i) ids.push_back((seed >> (i % 8)) & 1);
     const auto match = cache_.create(ids);
-    Sequence like{.id = match.id};
-    auto rest = std::span<const TokenId>(ids);
-    const auto page_tokens = static_cast<std::size_t>(page_tokens_);
-    if (rest.size() > max_tokens) rest = rest.first(max_tokens);
-    PoolModel::PagePtr parent;
-    Index tokens = 0;
-    while (rest.size() >= page_tokens) {
-      const auto page = pool_.find(parent, rest.first(page_tokens));
-      if (page == nullptr) break;
-      pool_.hold(page);
-      like.pages.push_back(parent = page);
-      rest = rest.subspan(page_tokens);
-      tokens += page_tokens_;
-    }
-    if (const auto [part, common] = pool_.find_part(parent, rest); common > 0) {
-      pool_.hold(part);
-      if (pool_.available() > 0) {
-        like.pages.push_back(pool_.take());
-        tokens += common;
-      }
-      pool_.release(part);
-    }
-    pool_.reused_tokens += tokens;
-    require_equal(match.tokens, tokens, "tokens found");
-    ids.resize(static_cast<std::size_t>(tokens));
-    set_ids(like, ids);
-    sequences_.push_back(std::move(like));
+    sequences_.push_back(found(match.id, ids));
+    require_equal(match.tokens, size(sequences_.back()), "tokens found");
   }
 
   void reorder(int first, int second) {
@@ -370,23 +281,7 @@ class PagedModel {
     }
     expect(may ? Outcome::happens : Outcome::invalid, "reorder", [&] { cache_.reorder(ids, parents); });
     if (!may) return;
-    std::vector<Sequence> before;
-    std::vector<Sequence*> after;
-    for (const SequenceId id : ids) {
-      after.push_back(&*std::ranges::find(sequences_, id, &Sequence::id));
-      before.push_back(*after.back());
-    }
-    const auto parent_of = [&](std::size_t i) -> const Sequence& {
-      return before[static_cast<std::size_t>(parents[i])];
-    };
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      for (const auto& page : parent_of(i).pages) pool_.hold(page);
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      release_pages(*after[i], 0);
-      after[i]->pages = parent_of(i).pages;
-      set_ids(*after[i], parent_of(i).ids);
-      after[i]->not_cleared = parent_of(i).not_cleared;
-    }
+    note_reordered(ids, parents);
   }
 
   void swap(Sequence& s, int b) {
@@ -469,11 +364,7 @@ class PagedModel {
            [&] { cache_.extend(s.id, max_tokens - size(s) + 1 + b); });
   }
 
-  static constexpr std::size_t most_sequences = 6;
-  Index page_tokens_;
-  PoolModel pool_;
   PagedCache<T> cache_;
-  std::vector<Sequence> sequences_;
   std::vector<Saved> saved_;
   std::vector<std::vector<std::byte>> old_swaps_;
 };

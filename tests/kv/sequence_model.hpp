@@ -7,34 +7,22 @@
 #include <type_traits>
 #include <vector>
 
-#include "gqa/kv/layer_group.hpp"
 #include "kv/operations.hpp"
+#include "kv/sequence_contents.hpp"
 
 namespace gqa::test {
 
-/// What a cache of one sequence was asked to be.
-struct SequenceSizes {
-  std::vector<CacheLayer> layers;
-  Index max_tokens = 0;
-  Index max_span = 1 << 20, rollback = 0;
-  Index memory_limit = 0;
-};
-
-/// A cache of one sequence whose layers keep every token or a window of them, and what it should hold: for
-/// each layer the numbers of the tokens that are written, also those that are dropped.
+/// A cache of one sequence whose layers keep every token or a window of them, beside what it should hold.
 template <class Cache>
-class SequenceModel {
+class SequenceModel : SequenceContents {
   using T = typename Cache::Scalar;
   static constexpr bool layered = requires(Cache & cache) { cache.checkpoint(); };
 
  public:
   static constexpr int num_kinds = 18;
 
-  SequenceModel(Cache cache, SequenceSizes sizes) : cache_(std::move(cache)), sizes_(std::move(sizes)) {
-    for (CacheLayer& l : sizes_.layers) l.sinks = std::min(l.sinks, sizes_.max_tokens);
-    now_.written.resize(sizes_.layers.size());
-    now_.first.assign(sizes_.layers.size(), 0);
-    restart_windows();
+  SequenceModel(Cache cache, SequenceSizes sizes)
+      : SequenceContents(std::move(sizes)), cache_(std::move(cache)) {
     take_views();
   }
 
@@ -93,7 +81,7 @@ class SequenceModel {
       require_layer<T>(views_[i], 0, layer, shape(i), tokens, retained,
                        [&](Range r, auto k, auto v) { cache_.read(layer, r, k, v); });
       bytes += retained_of(i, now_.size).positions() * token_bytes<T>(shape(i), 1);
-      allocated += allocated_of(i);
+      allocated += block_bytes<T>(shape(i), 1, room_of(i));
     }
     require_equal(cache_.bytes(), bytes, "bytes");
     require_equal(cache_.allocated_bytes(), allocated, "allocated_bytes");
@@ -109,12 +97,6 @@ class SequenceModel {
   }
 
  private:
-  struct Contents {
-    Index size = 0;
-    Index largest = 0;  // size there was since the beginning
-    std::vector<std::vector<int>> written;
-    std::vector<Index> first;  // tile that windowed layers have behind those of their sinks
-  };
   struct Known {
     Span span;
     bool valid;
@@ -124,65 +106,14 @@ class SequenceModel {
     Contents contents;
   };
 
-  bool windowed(std::size_t i) const { return sizes_.layers[i].window > 0; }
-  bool any_unwindowed() const {
-    return std::any_of(sizes_.layers.begin(), sizes_.layers.end(), [](auto& l) { return l.window == 0; });
-  }
-  detail::LayerShape shape(std::size_t i) const {
-    const CacheLayer& l = sizes_.layers[i];
-    return {l.num_kv_heads, l.head_dim, l.value_dim};
-  }
-  Index sink_tiles(std::size_t i) const { return ceil_div(sizes_.layers[i].sinks, tile_keys); }
-  /// Tiles behind those of the sinks that there is room for.
-  Index ring_tiles(std::size_t i) const {
-    return std::min(ring_tokens(sizes_.layers[i].window, sizes_.max_span, sizes_.rollback) / tile_keys,
-                    ceil_div(sizes_.max_tokens, tile_keys) - sink_tiles(i));
-  }
-  bool dropped(std::size_t i) const { return windowed(i) && now_.first[i] > sink_tiles(i); }
-  Ranges retained_of(std::size_t i, Index written) const {
-    if (!dropped(i)) return Range{0, written};
-    const Range recent = {now_.first[i] * tile_keys, written};
-    const Index sinks = sizes_.layers[i].sinks;
-    return sinks == 0 ? Ranges(recent) : Ranges{{0, sinks}, recent};
-  }
-  /// Whatever was dropped, and as far back as truncating always goes.
-  bool finds_window(std::size_t i, const Ranges& retained) const {
-    const Index back = std::min(now_.largest - sizes_.rollback, std::ssize(now_.written[i]));
-    return !dropped(i) || std::ssize(now_.written[i]) <= sizes_.layers[i].sinks ||
-           retained[retained.size() - 1].begin <= std::max<Index>(0, back - sizes_.layers[i].window + 1);
-  }
-  Index oldest_truncation() const {
-    Index oldest = 0;
+  /// What is allocated once there are this many tokens in all.
+  Index bytes_with(Index tokens) const {
+    SequenceContents after = *this;
+    after.take_memory(tokens);
+    Index bytes = 0;
     for (std::size_t i = 0; i < sizes_.layers.size(); ++i)
-      if (dropped(i)) oldest = std::max(oldest, now_.first[i] * tile_keys + sizes_.layers[i].window - 1);
-    return oldest;
-  }
-  bool can_truncate(Index n) const {
-    for (std::size_t i = 0; i < sizes_.layers.size(); ++i)
-      if (dropped(i) && n > sizes_.layers[i].sinks &&
-          n < now_.first[i] * tile_keys + sizes_.layers[i].window - 1)
-        return false;
-    return true;
-  }
-  Index written_everywhere() const {
-    Index least = now_.size;
-    for (const auto& tokens : now_.written) least = std::min<Index>(least, std::ssize(tokens));
-    return least;
-  }
-  Index allocated_of(std::size_t i) const {
-    if (windowed(i))
-      return has_ring_ ? block_bytes<T>(shape(i), 1, (sink_tiles(i) + ring_tiles(i)) * tile_keys) : 0;
-    return block_bytes<T>(shape(i), 1, slabs_ * 512);
-  }
-  /// Memory of this many tokens in all is taken, and what there is more of stays.
-  void take_memory(Index tokens) {
-    slabs_ = std::max(slabs_, ceil_div(tokens, 512));
-    has_ring_ = has_ring_ || tokens > 0;
-  }
-
-  /// Windowed layers drop from the beginning again.
-  void restart_windows() {
-    for (std::size_t i = 0; i < sizes_.layers.size(); ++i) now_.first[i] = sink_tiles(i);
+      bytes += block_bytes<T>(shape(i), 1, after.room_of(i));
+    return bytes;
   }
   void forget_spans() {
     for (Known& each : spans_) each.valid = false;
@@ -208,13 +139,9 @@ class SequenceModel {
     const Index unwritten = now_.size - written_everywhere();
     if (n > sizes_.max_tokens - now_.size || (layered && n > sizes_.max_span - unwritten))
       outcome = Outcome::too_long;
-    const Index slabs = std::max(slabs_, ceil_div(now_.size + n, 512));
-    if (sizes_.memory_limit > 0 && outcome == Outcome::happens) {
-      Index bytes = 0;
-      for (std::size_t i = 0; i < sizes_.layers.size(); ++i)
-        bytes += block_bytes<T>(shape(i), 1, slabs * 512);
-      if (bytes > sizes_.memory_limit) outcome = Outcome::too_long;
-    }
+    if (sizes_.memory_limit > 0 && outcome == Outcome::happens &&
+        bytes_with(now_.size + n) > sizes_.memory_limit)
+      outcome = Outcome::too_long;
     std::optional<Span> span;
     expect(outcome, "extend", [&] { span = cache_.extend(n); });
     expect(Outcome::invalid, "extend by less than nothing", [&] { cache_.extend(-1 - n); });
@@ -426,10 +353,6 @@ class SequenceModel {
   };
 
   Cache cache_;
-  SequenceSizes sizes_;
-  Contents now_;
-  Index slabs_ = 0;
-  bool has_ring_ = false;
   int next_ = 1;
   std::vector<Known> spans_;
   std::vector<typename Cache::View> views_;

@@ -10,21 +10,22 @@ import subprocess
 import sys
 
 
-def run(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+def run(*command, folder=None):
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
 
 
-def problem(command, build):
-    """What is wrong with one of the README's commands, or None."""
+def problem(command, repository, build):
+    """What is wrong with one of the README's commands, or None. They are run in the clone."""
     words = [word.replace("build/demo", str(build), 1) for word in shlex.split(command)]
     if not words[0].startswith(str(build)):
         return "the program is not one of build/demo"
-    missing = [word for word in words if word.endswith(".gguf") and not pathlib.Path(word).exists()]
+    models = [word for option, word in zip(words, words[1:]) if option == "--model" and word.endswith(".gguf")]
+    missing = [model for model in models if not pathlib.Path(model).exists()]
     if missing:
         help_text = run(words[0], "--help").stdout
         unknown = [word for word in words if word.startswith("--") and word not in help_text]
         return f"unknown options: {', '.join(unknown)}" if unknown else None
-    result = run(*words)
+    result = run(*words, folder=repository)
     if result.returncode != 0 or not result.stdout.strip():
         return f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
     return None
@@ -41,7 +42,7 @@ def main(repository, build, *examples):
     for command in commands:
         if pathlib.PurePosixPath(shlex.split(command)[0]).name not in examples:
             continue  # not built here: something it needs is not installed
-        found = problem(command, build)
+        found = problem(command, repository, build)
         problems += [f"{command}\n  {found}"] if found else []
     sys.exit("\n".join(problems) or None)
 

@@ -59,6 +59,10 @@ def main(repository, compiler, cmake):
             flags = "first -lxxhash"
         check(repository / "include", compiler, command.replace("-o first", "-o " + flags), program,
               block(readme, "prints" + name, "text"), most_lines)
+    example = pathlib.Path(repository, "examples/train_copy/main.cpp").read_text(encoding="utf-8")
+    training = block(readme, "program: training", "cpp")
+    if not example.endswith(training) or training.count("\n") > 30:
+        sys.exit("examples/train_copy, which is tested to print what the README says, is not its program of 30 lines")
     first, printed = block(readme, "program", "cpp"), block(readme, "prints", "text")
     with tempfile.TemporaryDirectory() as folder:
         make_single_header(repository, cmake, folder)

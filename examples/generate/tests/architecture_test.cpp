@@ -78,8 +78,8 @@ TEST(Architecture, CachesChangeNoBitWhereLayersDiffer) {
   EXPECT_EQ(batch.logits(std::vector<Index>{0}).row(0), expected.row(24));
 }
 
-// Of 1,200 tokens five layers keep the window of 8, a span, what truncating may take back, and what the tiles they
-// lie in have besides.
+// Of 1,200 tokens five layers keep the window of 8, a span, what truncating may take back, and what the tiles
+// they lie in have besides.
 TEST(Architecture, ARingKeepsLessOfTheLayersWithAWindow) {
   auto writer = small_architecture("gemma3", 6);
   writer.integer("gemma3.context_length", 2000);

@@ -19,8 +19,12 @@ using test::GgufWriter;
 
 /// A model and what it needs to run.
 struct Loaded {
-  explicit Loaded(const GgufWriter& writer, int num_threads = 2)
-      : bytes(writer.file()), file(bytes), pool(num_threads), model(file, gqa::PoolExecutor(pool)) {}
+  explicit Loaded(const GgufWriter& writer, int num_threads = 2,
+                  std::optional<WeightType> weights = WeightType::f32)
+      : bytes(writer.file()),
+        file(bytes),
+        pool(num_threads),
+        model(file, gqa::PoolExecutor(pool), {.weights = weights}) {}
 
   std::unique_ptr<Session> session(CacheType type = CacheType::f32) {
     return make_session(model, type, gqa::PoolExecutor(pool));

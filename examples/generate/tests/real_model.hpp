@@ -9,15 +9,22 @@
 
 namespace generate::test {
 
-/// SmolLM2-135M-Instruct.Q4_1.gguf, if it is there: where GQA_MODEL says, or where the demo puts it.
-inline std::optional<std::filesystem::path> real_model() {
-  if (const char* given = std::getenv("GQA_MODEL")) return given;
+/// A model's file, if it is there: where an environment variable says, or where CMake puts it.
+inline std::optional<std::filesystem::path> find_model(const char* variable, const char* file) {
+  if (const char* given = std::getenv(variable)) return given;
   std::istringstream folders(GENERATE_MODELS);
   for (std::string folder; std::getline(folders, folder, ':');) {
-    const auto path = std::filesystem::path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf";
+    const auto path = std::filesystem::path(folder) / file;
     if (std::filesystem::exists(path)) return path;
   }
   return std::nullopt;
+}
+
+inline std::optional<std::filesystem::path> real_model() {
+  return find_model("GQA_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf");
+}
+inline std::optional<std::filesystem::path> gemma3_model() {
+  return find_model("GQA_GEMMA3_MODEL", "gemma-3-270m-q4_k_m.gguf");
 }
 
 }  // namespace generate::test

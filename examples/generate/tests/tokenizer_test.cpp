@@ -56,11 +56,16 @@ TEST(Tokenizer, CutsTextAsThePreTokeniserSays) {
   writer.text("tokenizer.ggml.pre", "llama-bpe");
   writer.boolean("tokenizer.ggml.add_bos_token", false);
   const Loaded llama(writer);
+  writer.text("tokenizer.ggml.pre", "qwen2");
+  writer.remove_key("tokenizer.ggml.add_bos_token");
+  const Loaded qwen(writer);
   const TokenId one = smollm.id("1"), two = smollm.id("2"), twelve = smollm.id("12");
   const TokenId space = smollm.id("\u0120"), spaces = smollm.id("\u0120\u0120"), a = smollm.id("a");
   EXPECT_EQ(smollm.tokenizer.encode("12"), (Ids{one, two}));  // digits one by one
   EXPECT_EQ(gpt2.tokenizer.encode("12"), (Ids{twelve}));
   EXPECT_EQ(llama.tokenizer.encode("12"), (Ids{twelve}));
+  EXPECT_EQ(qwen.tokenizer.encode("12"), (Ids{one, two}));
+  EXPECT_EQ(qwen.tokenizer.encode("a  1"), (Ids{a, space, space, one}));
   // The last space of a run belongs to the word after it, but a digit cuts the text before the run is looked
   // at.
   EXPECT_EQ(smollm.tokenizer.encode("a  1"), (Ids{a, spaces, one}));

@@ -165,6 +165,34 @@ TEST_F(OneServer, LeavesTextsAsTheyAre) {
   EXPECT_EQ(service.passes, 10);
 }
 
+/// By the server's own clock, between the beginning and the end of a pass: no time is measured here.
+TEST_F(OneServer, NotesWhenTheFirstTokensAndTheLastCame) {
+  Server<float> server(tiny_.model, tiny_.tokenizer, tiny_.executor, requests(3),
+                       {.samples = 2, .max_tokens = 12, .num_pages = 30, .limits = {64, 40}});
+  const Service& service = server.service();
+  std::vector<double> first(requests(3).size(), -1);
+  for (bool more = true; more;) {
+    const double before = service.seconds;
+    more = server.step();
+    for (std::size_t i = 0; i < service.requests.size(); ++i) {
+      const Service::Request& request = service.requests[i];
+      const bool begun = !service.sequences[2 * i].continuation.ids().empty();
+      ASSERT_EQ(request.first_seconds >= 0, begun) << "request " << i;
+      if (begun && first[i] < 0) {
+        first[i] = request.first_seconds;
+        EXPECT_GE(request.arrived + first[i], before);
+        EXPECT_LE(request.arrived + first[i], service.seconds);
+        EXPECT_EQ(request.seconds, first[i]);
+      }
+      EXPECT_EQ(request.first_seconds, first[i]) << "the first ones stay the first";
+    }
+  }
+  for (const Service::Request& request : service.requests) {
+    EXPECT_GT(request.seconds, request.first_seconds);
+    EXPECT_LE(request.arrived + request.seconds, service.seconds);
+  }
+}
+
 TEST_F(OneServer, IsShownInATable) {
   Server<float> server(tiny_.model, tiny_.tokenizer, tiny_.executor, requests(1),
                        {.samples = 3, .max_tokens = 60, .num_pages = 5, .limits = {5, 50}});

@@ -35,6 +35,13 @@ struct LayerHeads {
 template <class T>
 using Attend = FunctionRef<void(const LayerHeads<T>& heads, const TensorView<T>& out)>;
 
+template <class... X>
+constexpr void check_layer_extras() {
+  static_assert(count_of<Extra::grouping, X...> == 0 && count_of<Extra::options, X...> == 0,
+                "gqa: heads, scale and workspace of a layer are its config's and its memory's: leave "
+                "HeadGrouping and AttentionOptions out");
+}
+
 /// Some tokens of a tensor without batch.
 template <class T>
 TensorView<T> some_tokens(TensorView<T> x, Index begin, Index end) {
@@ -165,6 +172,7 @@ class AttentionLayer {
     detail::check_offsets("x", offsets, x.rows, "rows of x");
     const auto positions = memory.positions(offsets, [](Index) { return Index{0}; });
     run(executor, memory, x, positions, y, [&](const auto& heads, const auto& out) {
+      detail::check_layer_extras<X...>();
       attention(executor, ragged(heads.q, offsets), ragged(heads.k, offsets), ragged(heads.v, offsets), out,
                 *config_.grouping, options(memory), extras...);
     });
@@ -234,10 +242,7 @@ class AttentionLayer {
   template <class E, class Q, class View, class... X>
   void attend(E& executor, LayerMemory<T>& memory, const Q& q, const View& view, const TensorView<T>& out,
               const X&... extras) const {
-    static_assert(detail::count_of<detail::Extra::grouping, X...> == 0 &&
-                      detail::count_of<detail::Extra::options, X...> == 0,
-                  "gqa: heads, scale and workspace of a layer are its config's and its memory's: leave "
-                  "HeadGrouping and AttentionOptions out");
+    detail::check_layer_extras<X...>();
     attention(executor, q, view, out, *config_.grouping, options(memory), extras...);
   }
 

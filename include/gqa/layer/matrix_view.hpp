@@ -3,15 +3,16 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <functional>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "gqa/core/error.hpp"
 #include "gqa/core/layout.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/kernel/overlap.hpp"
 #include "gqa/simd/kernels.hpp"
 
 namespace gqa {
@@ -196,32 +197,17 @@ struct VectorView {
 
 namespace detail {
 
-/// Whether two matrices may have an element in common. Column blocks of one matrix have none.
-inline bool share_memory(const MatrixView& a, const MatrixView& b) {
-  struct Extent {
-    const std::byte *begin, *end;
-    Index outer, stride, inner;  // bytes but for outer
-  };
-  const auto extent = [](const MatrixView& m) {
-    const Index outer = m.by_columns ? m.columns : m.rows, inner = m.by_columns ? m.rows : m.columns;
-    const auto* begin = static_cast<const std::byte*>(m.data);
-    const Index bytes = outer == 0 || inner == 0 ? 0 : ((outer - 1) * m.stride + inner) * m.format->bytes;
-    return Extent{begin, begin + bytes, outer, m.stride * m.format->bytes, inner * m.format->bytes};
-  };
-  if (a.format == nullptr || b.format == nullptr) return false;
-  const Extent x = extent(a), y = extent(b);
-  const std::less<const std::byte*> before;
-  if (x.begin == x.end || y.begin == y.end || !before(x.begin, y.end) || !before(y.begin, x.end))
-    return false;
-  if (x.stride != y.stride || x.outer == 1 || y.outer == 1) return true;
-  // Of one stride: where the second begins in the first's rows.
-  const Index between = (y.begin - x.begin) % x.stride, offset = between < 0 ? between + x.stride : between;
-  return offset < x.inner || offset + y.inner > x.stride;
+inline TensorMemory memory_of(const char* name, const MatrixView& m) {
+  TensorMemory memory(name, m.data, 0);
+  memory.sizes[1] = m.by_columns ? m.columns : m.rows;
+  memory.strides[1] = m.stride * m.format->bytes;
+  memory.row_bytes = (m.by_columns ? m.rows : m.columns) * m.format->bytes;
+  return memory;
 }
 
+/// Throws std::invalid_argument where a matrix that is to be written has a byte of another, if there is one.
 inline void check_apart(const char* written, const MatrixView& out, const char* read, const MatrixView& in) {
-  GQA_CHECK(!share_memory(out, in), std::invalid_argument,
-            written << ": shares memory with " << read << ", expected memory of its own");
+  if (in.format != nullptr) check_output_memory(memory_of(written, out), {memory_of(read, in)});
 }
 
 }  // namespace detail

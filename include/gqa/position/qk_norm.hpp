@@ -81,7 +81,60 @@ class QKNorm {
     }
   }
 
+  /// Takes the gradient of apply()'s result to that of its argument, in place, where x is the argument: with
+  /// x^ = x / sqrt(mean(x^2) + epsilon) and u = w d,
+  ///   d <- (u - x^ mean(u x^)) / sqrt(mean(x^2) + epsilon),
+  /// and adds that of the weights to `of_weights`, d x^ of every head, tokens in ascending order and their
+  /// heads one after another. Throws std::invalid_argument for other sizes, nothing changed.
+  template <TensorLike X, TensorLike D>
+  void backward(const X& x, D&& d, std::span<double> of_weights) const {
+    const auto from = as_view(x);
+    const auto view = detail::in_place_view(d, head_dim());
+    GQA_CHECK(from.batch == view.batch && from.tokens == view.tokens && from.heads == view.heads &&
+                  from.dim == view.dim,
+              std::invalid_argument,
+              "x: sizes are " << from.batch << " x " << from.tokens << " x " << from.heads << " x "
+                              << from.dim << ", expected " << view.batch << " x " << view.tokens << " x "
+                              << view.heads << " x " << view.dim << " as in d");
+    GQA_CHECK(std::ssize(of_weights) == head_dim(), std::invalid_argument,
+              "of_weights: size is " << of_weights.size() << ", expected " << head_dim());
+    std::vector<double> memory(2 * scale_.size());
+    double* const wide_x = memory.data();
+    double* const wide_d = wide_x + head_dim();
+    using TD = TensorScalar<D>;
+    for (Index b = 0; b < view.batch; ++b)
+      for (Index t = 0; t < view.tokens; ++t)
+        for (Index h = 0; h < view.heads; ++h) {
+          const auto* const head = from.at(b, t, h);
+          TD* const gradient = view.at(b, t, h);
+          for (Index i = 0; i < head_dim(); ++i) {
+            wide_x[i] = static_cast<double>(head[i]);
+            wide_d[i] = static_cast<double>(gradient[i]);
+          }
+          turn_back(wide_x, wide_d, of_weights.data());
+          for (Index i = 0; i < head_dim(); ++i) gradient[i] = rounded_to<TD>(wide_d[i]);
+        }
+  }
+
  private:
+  // As normalise() below: one copy for all.
+  [[gnu::noinline]] void turn_back(const double* x, double* d, double* of_weights) const {
+    const Index n = head_dim();
+    double squares = 0, along = 0;  // sums of x^2 and of u x
+    for (Index i = 0; i < n; ++i) {
+      squares += detail::rounded(x[i] * x[i]);
+      along += detail::rounded(detail::rounded(d[i] * scale_[static_cast<std::size_t>(i)]) * x[i]);
+    }
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(n) + epsilon_);
+    const double mean = along * factor / static_cast<double>(n);
+    for (Index i = 0; i < n; ++i) {
+      const double unit = detail::rounded(x[i] * factor);
+      of_weights[i] += detail::rounded(d[i] * unit);
+      d[i] = (detail::rounded(d[i] * scale_[static_cast<std::size_t>(i)]) - detail::rounded(unit * mean)) *
+             factor;
+    }
+  }
+
   void finish() {
     GQA_CHECK(!scale_.empty(), std::invalid_argument, "qk_norm: weights is empty, expected head_dim of them");
     GQA_CHECK(std::isfinite(epsilon_) && epsilon_ > 0, std::invalid_argument,

@@ -73,7 +73,7 @@ SMOLLM2_PROMPTS = [
 GEMMA3_PROMPTS = [(name, text, False, 24) for name, text, is_chat, _ in SMOLLM2_PROMPTS if not is_chat]
 GEMMA3_PROMPTS += [
     ("html", "<h1>A title</h1>\n\n\n<table><tr><td>1</td></tr></table>\n\n\n\n<!-- end -->", False, 24),
-    ("runs", "a" + 40 * " " + "b" + 5 * "\n" + 70 * " " + "c\t\t\td \u2581 e  ", False, 24),
+    ("runs", "a" + 40 * " " + "b" + 5 * "\n" + 70 * " " + "c\t\t\td e  ", False, 24),
 ]
 
 

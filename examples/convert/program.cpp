@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "program.hpp"
+
+#include <fcntl.h>
+
+#include <atomic>
+#include <chrono>
+#include <iostream>
+#include <mutex>
+#include <unordered_map>
+#include <unsupported/Eigen/CXX11/ThreadPool>
+#include <utility>
+
+#include "attention_tensors.hpp"
+#include "calibrate.hpp"
+#include "factors.hpp"
+#include "interrupt.hpp"
+#include "loaded_model.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "session.hpp"
+
+namespace convert {
+namespace {
+
+namespace fs = std::filesystem;
+using generate::ModelFile;
+
+/// Thrown where Ctrl-C asked for a stop: everything is cleaned up on the way.
+struct Interrupted {};
+
+void stop_if_interrupted() {
+  if (generate::interrupted()) throw Interrupted();
+}
+
+/// The tokens of a text, at most as many as are asked for.
+std::vector<TokenId> read_text(const fs::path& path, const ModelFile& file, Index max_tokens) {
+  const generate::MappedFile text(path);
+  auto tokens =
+      file.tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
+  if (max_tokens > 0 && std::ssize(tokens) > max_tokens) tokens.resize(static_cast<std::size_t>(max_tokens));
+  return tokens;
+}
+
+/// Throws std::invalid_argument where the output is one of the files that are read: it would be there no
+/// more.
+void check_output(const Options& options) {
+  const auto check = [&](const char* option, const fs::path& path) {
+    std::error_code none;
+    GQA_CHECK(!fs::equivalent(path, options.out, none), std::invalid_argument,
+              "--out and " << option << " are the same file");
+  };
+  check("--model", options.model);
+  if (options.factors) check("--factors", *options.factors);
+  if (options.calibration) check("--calibration", *options.calibration);
+  if (options.perplexity) check("--perplexity", *options.perplexity);
+}
+
+/// The model whole: what measures it and what it is calibrated with. Its weights are f32, exactly what the
+/// file's types define, so that what two files compute differs by their values alone.
+class Loaded {
+ public:
+  Loaded(const ModelFile& file, gqa::PoolExecutor executor, Index context)
+      : executor_(executor),
+        model_(file.gguf, executor,
+               {.weights = generate::WeightType::f32,  // what is compared are the files' own values
+                .progress = [&](double done) { line_.show("loading weights", done); },
+                .done_with = [&](std::span<const std::byte> piece) { file.bytes.forget(piece); }}),
+        context_(std::min(context, file.sizes.context_length)) {
+    line_.clear();
+    model_.sizes.context_length = context_;  // so that caches are no longer
+    stop_if_interrupted();
+  }
+
+  generate::Likelihood measure(std::span<const TokenId> tokens) {
+    const auto session = generate::make_session(model_, generate::CacheType::f32, executor_);
+    const auto likelihood = generate::measure(
+        *session, tokens, context_, [&](double done) { line_.show("measuring the perplexity", done); },
+        generate::interrupted);
+    line_.clear();
+    stop_if_interrupted();
+    return likelihood;
+  }
+
+  std::vector<gqa::convert::Calibration> calibrate(std::span<const TokenId> tokens, double noise) {
+    auto layers = convert::calibrate(
+        model_, executor_, tokens, context_, [&](double done) { line_.show("calibrating", done); },
+        generate::interrupted);
+    line_.clear();
+    stop_if_interrupted();
+    if (noise > 0)
+      for (auto& layer : layers) layer.add_noise(noise);
+    return layers;
+  }
+
+ private:
+  generate::ProgressLine line_;
+  gqa::PoolExecutor executor_;
+  generate::Model model_;
+  Index context_;
+};
+
+/// All layers at once, as far as there are threads.
+std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& options,
+                                         const Settings& settings, gqa::PoolExecutor executor,
+                                         const std::vector<gqa::convert::Calibration>& calibration,
+                                         Report& report) {
+  const Index num_layers = file.sizes.num_layers;
+  report.layers.resize(static_cast<std::size_t>(num_layers));
+  std::vector<std::vector<OutputTensor>> of_layer(report.layers.size());
+  generate::ProgressLine line;
+  std::mutex mutex;
+  Index done = 0;
+  executor.parallel_for(num_layers, [&](Index i) {
+    stop_if_interrupted();
+    const auto at = static_cast<std::size_t>(i);
+    const auto source = read_attention(file.gguf, file.sizes, i);
+    try {
+      auto converted = convert_layer(source, settings, i, calibration.empty() ? nullptr : &calibration[at]);
+      of_layer[at] = attention_tensors(file.gguf, i, source, converted.weights, options.type);
+      report.layers[at] = {std::move(converted.report), std::move(converted.groups)};
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("layer " + std::to_string(i) + ": " + error.what());
+    }
+    const std::lock_guard lock(mutex);
+    line.show("converting", static_cast<double>(++done) / static_cast<double>(num_layers));
+  });
+  std::vector<OutputTensor> tensors;
+  for (auto& layer : of_layer)
+    for (OutputTensor& tensor : layer) tensors.push_back(std::move(tensor));
+  return tensors;
+}
+
+/// The file: the source's tensors in its order, those of attention replaced.
+OutputFile make_output(const ModelFile& file, const Options& options, Index num_kv_heads,
+                       std::vector<OutputTensor> attention) {
+  OutputFile out{
+      file.gguf, {{"llama.attention.head_count_kv", static_cast<std::uint32_t>(num_kv_heads)}}, {}};
+  if (options.type) {
+    // llama.cpp's numbers of these types as those of whole files.
+    const std::uint32_t file_type = *options.type == TensorType::f32   ? 0
+                                    : *options.type == TensorType::f16 ? 1
+                                                                       : 7;
+    out.integers.push_back({"general.file_type", file_type});
+    if (*options.type == TensorType::q8_0) out.integers.push_back({"general.quantization_version", 2});
+  }
+  std::unordered_map<std::string_view, OutputTensor*> changed;
+  for (OutputTensor& tensor : attention) changed.emplace(tensor.name, &tensor);
+  for (const GgufTensor& tensor : file.gguf.tensors()) {
+    const auto found = changed.find(tensor.name);
+    if (found != changed.end()) {
+      out.tensors.push_back(std::move(*found->second));
+      continue;
+    }
+    const bool matrix = tensor.rows() > 1;
+    out.tensors.push_back(
+        {.name = std::string(tensor.name),
+         .sizes = {tensor.sizes.begin(), tensor.sizes.begin() + tensor.num_dims},
+         .type = options.type && matrix ? type_for_rows(*options.type, tensor.columns()) : tensor.type,
+         .source = &tensor});
+  }
+  return out;
+}
+
+/// Writes it where it will be renamed from, and looks whether it is a model.
+Index write_output(const OutputFile& output, gqa::detail::Replacement& target) {
+  const Index bytes = output.bytes();
+  gqa::detail::File& file = target.file();
+  // A disk that is too small is found before anything is written to it, where the file system can tell.
+  if (const int error = ::posix_fallocate(file.descriptor(), 0, bytes);
+      error != 0 && error != EINVAL && error != EOPNOTSUPP)
+    gqa::detail::fail_on(file.path(), "cannot write", error);
+  generate::ProgressLine line;
+  Index written = 0;
+  output.write(file, [&](Index more) {
+    stop_if_interrupted();
+    line.show("writing", static_cast<double>(written += more) / static_cast<double>(bytes));
+  });
+  (void)ModelFile(file.path());
+  return bytes;
+}
+
+int convert_file(const Options& options) {
+  check_output(options);
+  const ModelFile file(options.model);
+  const std::string_view architecture = file.gguf.text("general.architecture");
+  GQA_CHECK(architecture == "llama", gqa::format_error,
+            "the architecture " << architecture << " is not supported (llama is)");
+  Settings settings = options.settings;
+  settings.basis = gqa::convert::KeyBasis::rope(file.sizes.rope);
+  settings.distance =
+      options.distance.value_or(settings.method == Method::aligned_mean ? gqa::convert::HeadDistance::aligned
+                                                                        : gqa::convert::HeadDistance::plain);
+  Report report{.sizes = file.sizes, .settings = settings, .path = options.out.string()};
+  report.num_kv_heads = resulting_kv_heads(settings, file.sizes.num_q_heads, file.sizes.num_kv_heads);
+  GQA_CHECK(!report.expands() || !options.joining, std::invalid_argument,
+            *options.joining << " says nothing of copies: " << settings.num_kv_heads
+                             << " KV heads are more than the " << file.sizes.num_kv_heads << " there are");
+  if (options.factors) settings.factors = read_factors(*options.factors, file.sizes.num_layers);
+  std::vector<TokenId> measured, calibrated;
+  if (options.perplexity) {
+    measured = read_text(*options.perplexity, file, options.max_tokens);
+    GQA_CHECK(measured.size() >= 2, std::invalid_argument,
+              "--perplexity: the text has " << measured.size() << " tokens, expected at least 2");
+  }
+  if (options.calibration) {
+    calibrated = read_text(*options.calibration, file, options.max_tokens);
+    const Index least = options.noise > 0 ? 1 : file.sizes.model_dim;
+    GQA_CHECK(std::ssize(calibrated) >= least, std::invalid_argument,
+              "--calibration: the text has " << calibrated.size() << " tokens, expected at least " << least
+                                             << ", the width of what they are to span (or some --noise)");
+    report.calibration_tokens = std::ssize(calibrated);
+  }
+  gqa::detail::Replacement target(options.out);  // where it cannot be written, nothing is computed
+
+  Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
+  const gqa::PoolExecutor executor(pool);
+  std::vector<gqa::convert::Calibration> calibration;
+  if (options.perplexity || options.calibration) {
+    Loaded loaded(file, executor, options.context);
+    if (options.perplexity) report.before = loaded.measure(measured);
+    if (options.calibration) calibration = loaded.calibrate(calibrated, options.noise);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const OutputFile output =
+      make_output(file, options, report.num_kv_heads,
+                  convert_layers(file, options, settings, executor, calibration, report));
+  report.bytes_before = std::ssize(file.bytes.bytes());
+  report.bytes_after = write_output(output, target);
+  target.commit();
+  report.conversion_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (options.perplexity) {
+    const ModelFile converted(options.out);
+    report.after = Loaded(converted, executor, options.context).measure(measured);
+  }
+  if (options.json)
+    std::cout << report.json().dump() << "\n";
+  else
+    std::cout << report.text();
+  return 0;
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  generate::catch_interrupt();
+  try {
+    return convert_file(options);
+  } catch (const Interrupted&) {
+    return generate::interrupt_exit_code;
+  }
+}
+
+}  // namespace convert
