@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <string>
@@ -24,7 +25,7 @@ class TimeLeft {
     // Beyond a hundred days nobody counts.
     const double left = passed * (1 - done) / (done - first_);
     if (!(left < 1e7)) return "";
-    const auto whole = static_cast<long>(left);
+    const long whole = std::lround(left);
     if (whole < 60) return std::to_string(whole) + " s";
     if (whole < 3600) return std::to_string(whole / 60) + " min " + std::to_string(whole % 60) + " s";
     return std::to_string(whole / 3600) + " h " + std::to_string(whole / 60 % 60) + " min";

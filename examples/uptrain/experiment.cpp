@@ -16,7 +16,12 @@ Experiment::Experiment(const Settings& settings, const Text& text, std::string t
       text_digest_(std::move(text_digest)),
       options_(std::move(options)),
       measured_on_(validation_batches(text, settings.measured, settings.batch, settings.shape.context)) {
-  if (options_.folder) std::filesystem::create_directories(*options_.folder);
+  if (options_.folder) {
+    std::filesystem::create_directories(*options_.folder);
+    // What processes that were killed had begun to write.
+    for (const auto& file : std::filesystem::directory_iterator(*options_.folder))
+      if (file.path().extension() == ".tmp") std::filesystem::remove(file.path());
+  }
   const Index H = settings_.shape.num_q_heads;
   // Those from scratch first: all others wait for them.
   for (Index seed = 1; seed <= settings_.seeds; ++seed) add(seed, true, std::nullopt, H);

@@ -17,8 +17,9 @@
 namespace uptrain {
 
 struct ExperimentOptions {
-  std::optional<std::filesystem::path> folder;  ///< where checkpoints are kept; none: nowhere
-  double checkpoint_seconds = 20;               ///< between those of one training
+  /// Where checkpoints are kept; none: nowhere. One experiment at a time has it to itself.
+  std::optional<std::filesystem::path> folder;
+  double checkpoint_seconds = 20;  ///< between those of one training
   Index threads = 1;
 };
 

@@ -29,7 +29,7 @@ TEST(TimeLeft, StartsAnewWithOtherWork) {
   EXPECT_EQ(left.at(0.9, 90), "10 s");
   EXPECT_EQ(left.at(0.1, 100), "");
   EXPECT_EQ(left.at(0.2, 110), "1 min 20 s");
-  EXPECT_EQ(left.at(0.2 + 1e-12, 1e6), "");  // as good as never
+  EXPECT_EQ(left.at(0.2 + 1e-12, 1e9), "");  // as good as never
 }
 
 }  // namespace

@@ -87,6 +87,14 @@ TEST_F(ExperimentTest, ThreadsAndStopsChangeNoBit) {
   EXPECT_EQ(losses(again)[0], expected[0]);
 }
 
+TEST_F(ExperimentTest, RemovesWhatKilledProcessesLeft) {
+  std::ofstream(folder_ / "seed-1-scratch.checkpoint.17-1.tmp") << "half of one";
+  std::ofstream(folder_ / "notes.txt") << "mine";
+  experiment(1, true);
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "seed-1-scratch.checkpoint.17-1.tmp"));
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "notes.txt"));
+}
+
 TEST_F(ExperimentTest, ShowsHowFarItIs) {
   settings_.seeds = 1;
   settings_.methods = {Method::first};
