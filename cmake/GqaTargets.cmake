@@ -9,6 +9,15 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAG
 endif()
 target_compile_options(gqa_compiled PRIVATE "$<TARGET_PROPERTY:gqa_warnings,INTERFACE_COMPILE_OPTIONS>")
 
+# Compiling is most of what tests cost. The kernels they run are those of gqa::compiled, with the build's own flags; the
+# rest of a test runs once, and under a sanitizer takes three times as long to optimise as to compile.
+add_library(gqa_test_flags INTERFACE)
+if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
+  target_compile_options(gqa_test_flags INTERFACE -O0)
+else()
+  target_compile_options(gqa_test_flags INTERFACE -O1)
+endif()
+
 # gqa_test(kv/cache_test.cpp [NAME name] [SOURCES file...] [LIBS library...] [NO_PCH])
 # Builds kv_cache_test from the file (and SOURCES) and registers its cases with ctest.
 # NO_PCH is for a test that must see only what it includes, or whose LIBS bring compiler flags.
@@ -21,7 +30,7 @@ function(gqa_test file)
   endif()
   add_executable(${name} ${file} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
-  target_link_libraries(${name} PRIVATE gqa::compiled gqa_warnings GTest::gtest_main ${arg_LIBS})
+  target_link_libraries(${name} PRIVATE gqa::compiled gqa_warnings gqa_test_flags GTest::gtest_main ${arg_LIBS})
   if(NOT arg_NO_PCH)
     target_precompile_headers(${name} REUSE_FROM gqa_test_pch)
   endif()
