@@ -75,6 +75,12 @@ TEST(GroupingReport, EffectiveRankIsTheRankOfEvenSpectra) {
   const std::vector<double> none;
   EXPECT_NEAR(convert::detail::effective_rank<double>({wk, none, 2}, nullptr), 5, 1e-12);
   EXPECT_EQ(convert::detail::effective_rank<double>({Matrix(8, 20), none, 2}, nullptr), 0);
+  // Singular values 3 and 1: shares of 3/4 and 1/4.
+  Matrix uneven(8, 20);
+  uneven(0, 0) = 3;
+  uneven(1, 1) = 1;
+  EXPECT_NEAR(convert::detail::effective_rank<double>({uneven, none, 2}, nullptr), 4 / std::pow(3, 0.75),
+              1e-12);
 }
 
 TEST(GroupingReport, FallsWithFewerGroups) {
@@ -88,6 +94,11 @@ TEST(GroupingReport, FallsWithFewerGroups) {
     EXPECT_LT(report.key_rank_after, report.key_rank_before);
     EXPECT_LT(report.value_rank_after, report.value_rank_before);
     EXPECT_LE(report.key_rank_after, 16);
+    const auto all = HeadGrouping::contiguous(6, 1);
+    EXPECT_NEAR(
+        convert::grouping_report(w, all, KeyBasis::fixed(), c).divergence_before[0],
+        convert::merge_heads(w, all, convert::Method::mean(), {.calibration = c}).report.relative_error(),
+        1e-12);
     for (std::size_t g = 0; g < 2; ++g) {
       EXPECT_LT(report.divergence_after[g], report.divergence_before[g]);
       EXPECT_LE(report.divergence_before[g], 1);
@@ -111,6 +122,9 @@ TEST(GroupingReport, AsSvg) {
   EXPECT_EQ(count_of(svg, "stroke=\"black\""), 4);
   EXPECT_EQ(count_of(svg, "rgb(31,111,159)"), 8);  // the diagonals
   EXPECT_EQ(count_of(svg, "rgb(255,140,35)"), 2);  // -1
+  // Heads 0 and 3, which stand third in the first group.
+  EXPECT_EQ(count_of(svg, "<rect x=\"88\" y=\"40\" width=\"24\" height=\"24\" fill=\"rgb(255,140,35)\"/>"),
+            1);
   EXPECT_EQ(count_of(svg, ">62.5 %<"), 1);
   EXPECT_EQ(count_of(svg, "<text"), count_of(svg, "</text>"));
   // Heads stand in the order of their groups, and a frame is as large as its group.
