@@ -56,12 +56,16 @@ void check_output(const Options& options) {
   if (options.perplexity) check("--perplexity", *options.perplexity);
 }
 
-/// The model whole: what measures it and what it is calibrated with.
+/// The model whole: what measures it and what it is calibrated with. Its weights are f32, exactly what the
+/// file's types define, so that what two files compute differs by their values alone.
 class Loaded {
  public:
   Loaded(const ModelFile& file, gqa::PoolExecutor executor, Index context)
       : executor_(executor),
-        model_(file.gguf, executor, [&](double done) { line_.show("loading weights", done); }),
+        model_(file.gguf, executor,
+               {.weights = generate::WeightType::f32,  // what is compared are the files' own values
+                .progress = [&](double done) { line_.show("loading weights", done); },
+                .done_with = [&](std::span<const std::byte> piece) { file.bytes.forget(piece); }}),
         context_(std::min(context, file.sizes.context_length)) {
     line_.clear();
     model_.sizes.context_length = context_;  // so that caches are no longer

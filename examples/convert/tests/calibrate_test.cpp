@@ -21,7 +21,10 @@ generate::Matrix key_moments(const generate::Model& model, const gqa::convert::C
   generate::Matrix m(moments.rows(), moments.cols());
   for (Index i = 0; i < m.rows(); ++i)
     for (Index j = 0; j < m.cols(); ++j) m(i, j) = static_cast<float>(moments(i, j));
-  const auto wk = model.layers[layer].qkv.weight.middleRows(model.sizes.q_size(), model.sizes.k_size());
+  generate::Matrix wk(model.sizes.k_size(), m.cols());
+  for (Index i = 0; i < wk.rows(); ++i)
+    model.layers[layer].qkv.weight.read_row(model.sizes.q_size() + i,
+                                            {wk.data() + i * wk.cols(), static_cast<std::size_t>(wk.cols())});
   return wk * m * wk.transpose();
 }
 

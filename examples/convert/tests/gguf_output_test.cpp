@@ -60,7 +60,7 @@ std::vector<float> values_of(const GgufTensor& tensor) {
 }
 
 TEST_F(Output, CopiesAFileByteForByte) {
-  for (const std::uint32_t alignment : {32U, 64U, 8U}) {
+  for (const std::uint32_t alignment : {32U, 64U, 8U, 1024U}) {
     GgufWriter writer = generate::test::tiny_model();
     if (alignment != 32) {
       writer.integer("general.alignment", alignment);
