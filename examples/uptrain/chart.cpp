@@ -38,7 +38,7 @@ std::string escaped(const std::string& text) {
 }  // namespace
 
 std::string Chart::svg() const {
-  constexpr double width = 640, height = 400, left = 62, right = 480, top = 40, bottom = 346;
+  constexpr double width = 660, height = 400, left = 62, right = 480, top = 40, bottom = 346;
   Interval xs, ys;
   for (const Series& each : series)
     for (const Series::Point& p : each.points) {
@@ -91,23 +91,32 @@ std::string Chart::svg() const {
     text(right + 40, legend, "start", line->name);
     legend += 20;
   }
-  for (std::size_t i = 0; i < series.size(); ++i) {
-    const Series& each = series[i];
-    const char* const colour = colours[i % std::size(colours)];
-    if (each.points.empty()) continue;
+  std::size_t next_colour = 0;
+  const auto draw = [&](const Series& each, const char* colour) {
+    if (each.points.empty()) return;
     out << "<g stroke=\"" << colour << "\" fill=\"" << colour << "\">\n";
     if (each.connected && each.points.size() > 1) {
       out << "<polyline fill=\"none\" stroke-width=\"1.8\" points=\"";
       for (const Series::Point& p : each.points) out << at_x(p.x) << "," << at_y(p.y) << " ";
       out << "\"/>\n";
     }
-    for (const Series::Point& p : each.points)
-      out << "<line x1=\"" << at_x(p.x) << "\" x2=\"" << at_x(p.x) << "\" y1=\"" << at_y(p.low) << "\" y2=\""
-          << at_y(p.high) << "\"/><circle cx=\"" << at_x(p.x) << "\" cy=\"" << at_y(p.y) << "\" r=\"3\"/>\n";
-    out << "<circle cx=\"" << right + 24 << "\" cy=\"" << legend - 4 << "\" r=\"3\"/></g>\n";
+    if (each.marked) {
+      for (const Series::Point& p : each.points)
+        out << "<line x1=\"" << at_x(p.x) << "\" x2=\"" << at_x(p.x) << "\" y1=\"" << at_y(p.low)
+            << "\" y2=\"" << at_y(p.high) << "\"/><circle cx=\"" << at_x(p.x) << "\" cy=\"" << at_y(p.y)
+            << "\" r=\"3\"/>\n";
+      out << "<circle cx=\"" << right + 24 << "\" cy=\"" << legend - 4 << "\" r=\"3\"/></g>\n";
+    } else {
+      out << "<line stroke-width=\"1.8\" x1=\"" << right + 14 << "\" x2=\"" << right + 34 << "\" y1=\""
+          << legend - 4 << "\" y2=\"" << legend - 4 << "\"/></g>\n";
+    }
     text(right + 40, legend, "start", each.name);
     legend += 20;
-  }
+  };
+  for (const Series& each : series)
+    if (!each.marked) draw(each, "#c8ccd1");
+  for (const Series& each : series)
+    if (each.marked) draw(each, colours[next_colour++ % std::size(colours)]);
   out << "</svg>\n";
   return out.str();
 }

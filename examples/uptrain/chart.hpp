@@ -16,6 +16,7 @@ struct Series {
   std::string name;
   std::vector<Point> points;
   bool connected = true;
+  bool marked = true;  ///< points have dots; a line without stands behind the others
 };
 
 /// An axis: where numbers are written, and what.

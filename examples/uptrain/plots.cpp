@@ -97,7 +97,7 @@ std::vector<Plot> plots(const Results& results) {
       all.push_back(series.points.back());
     }
   });
-  Series front{.name = "Pareto front", .points = {}};
+  Series front{.name = "Pareto front", .points = {}, .marked = false};
   for (const Series::Point& p : all) {
     const bool beaten = std::ranges::any_of(all, [&](const Series::Point& other) {
       return other.x <= p.x && other.y <= p.y && (other.x < p.x || other.y < p.y);

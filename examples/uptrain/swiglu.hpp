@@ -21,7 +21,8 @@ void swiglu_backward(const Matrix<T>& x, const Matrix<T>& dy, Matrix<T>& dx) {
   const Index hidden = dy.cols();
   Eigen::Array<T, 1, Eigen::Dynamic> s(hidden);
   for (Index t = 0; t < x.rows(); ++t) {
-    const auto a = x.row(t).head(hidden).array(), b = x.row(t).tail(hidden).array(), d = dy.row(t).array();
+    const auto a = x.row(t).head(hidden).array(), b = x.row(t).tail(hidden).array();
+    const auto d = dy.row(t).array();
     s = 1 / (1 + (-a).exp());
     dx.row(t).head(hidden).array() = d * b * s * (1 + a * (1 - s));
     dx.row(t).tail(hidden).array() = d * a * s;

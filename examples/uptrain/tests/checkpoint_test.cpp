@@ -84,16 +84,21 @@ TEST_F(Checkpoint, EveryDamageIsRefused) {
 TEST_F(Checkpoint, StrangersAreRefused) {
   const std::string floats(16, '\0');
   const std::string count = R"("step":1,"losses":[],"parameters":4,"moments":)";
-  for (const std::string& body :
-       {std::string(), std::string("{}"), std::string("{}\n"), std::string("[]\n"), std::string("x\n"),
-        std::string(R"({"format":"uptrain checkpoint 2","of":"of",)" + count + "0}\n" + floats),
-        std::string(R"({"format":"uptrain checkpoint 1",)" + count + "0}\n" + floats),
-        std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "1}\n" + floats),
-        std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "-2}\n" + floats),
-        std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "9223372036854775806}\n" +
-                    floats),
-        std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "\"0\"}\n" + floats),
-        std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "0}\n" + floats + "x")}) {
+  for (
+      const std::string& body :
+      {std::string(), std::string("{}"),
+       std::string(
+           R"({"format":"uptrain checkpoint 1","of":"of","step":1,"losses":[],"parameters":3,"moments":0})") +
+           "\n" + floats,
+       std::string("{}\n"), std::string("[]\n"), std::string("x\n"),
+       std::string(R"({"format":"uptrain checkpoint 2","of":"of",)" + count + "0}\n" + floats),
+       std::string(R"({"format":"uptrain checkpoint 1",)" + count + "0}\n" + floats),
+       std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "1}\n" + floats),
+       std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "-2}\n" + floats),
+       std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "9223372036854775806}\n" +
+                   floats),
+       std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "\"0\"}\n" + floats),
+       std::string(R"({"format":"uptrain checkpoint 1","of":"of",)" + count + "0}\n" + floats + "x")}) {
     write(body + digest(body));
     expect_refused<gqa::format_error>(body.empty() ? "damaged" : "not a checkpoint");
   }

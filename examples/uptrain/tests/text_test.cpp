@@ -56,6 +56,9 @@ TEST(Text, TooShortOrOfOneSymbolIsRefused) {
       EXPECT_EQ(std::string(error.what()).find("poem.txt: "), 0U) << error.what();
     }
   }
+  // A sequence and the symbol after it must fit what is measured on.
+  EXPECT_THROW(Text(numbered(1000), 100, "x"), std::invalid_argument);
+  EXPECT_NO_THROW(Text(numbered(1000), 99, "x"));
   // As short as the message says is long enough.
   EXPECT_NO_THROW(Text(numbered(10 * 65 + 100), 64, "x"));
 }

@@ -86,6 +86,23 @@ TEST_F(TrainingTest, LossFallsAndIsMeasuredWhereAsked) {
   EXPECT_EQ(measure(model_, training.parameters, measured_on_), training.losses[2]);
 }
 
+TEST_F(TrainingTest, EachStepIsOneOfAdamWWithItsOwnBatch) {
+  recipe_.steps = 3;
+  recipe_.first_batch = 7;
+  recipe_.measured_at = {};
+  Training training = begin();
+  train(model_, text_, measured_on_, recipe_, training, [] { return true; });
+  Training by_hand = begin();
+  by_hand.moments = Moments(by_hand.parameters.size());
+  std::vector<float> gradient(by_hand.parameters.size());
+  for (Index step = 1; step <= 3; ++step) {
+    model_.loss_and_gradient(by_hand.parameters, training_batch(text_, 4, 8, 1, 7 + step), gradient);
+    AdamW().update(by_hand.parameters, gradient, by_hand.moments, step,
+                   learning_rate(step, 3, 3, 0.02, 0.002), model_.places().matrices);
+  }
+  EXPECT_EQ(training.parameters, by_hand.parameters);
+}
+
 TEST_F(TrainingTest, StoppedAtAnyStepItEndsWithTheSameBits) {
   Training whole = begin(), parts = begin();
   train(model_, text_, measured_on_, recipe_, whole, [] { return true; });
