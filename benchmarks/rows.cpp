@@ -122,6 +122,7 @@ std::vector<Row> all_rows(const Machine& machine) {
   add({.S = 2048}, "eigen_prefill", {1});
 
   std::ranges::move(rope_rows(), std::back_inserter(rows));
+  std::ranges::move(linear_rows(machine), std::back_inserter(rows));
   return rows;
 }
 

@@ -63,7 +63,7 @@ class Loaded {
   Loaded(const ModelFile& file, gqa::PoolExecutor executor, Index context)
       : executor_(executor),
         model_(file.gguf, executor,
-               {.weights = generate::WeightType::f32,
+               {.weights = generate::WeightType::f32,  // what is compared are the files' own values
                 .progress = [&](double done) { line_.show("loading weights", done); },
                 .done_with = [&](std::span<const std::byte> piece) { file.bytes.forget(piece); }}),
         context_(std::min(context, file.sizes.context_length)) {

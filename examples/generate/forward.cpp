@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
@@ -20,9 +21,27 @@ void rms_norm(const Eigen::Ref<const Matrix>& x, const Vector& weight, double ep
   }
 }
 
-gqa::QKNorm head_norm(const Vector& weights, double epsilon) {
-  return {gqa::NormWeights::plain, std::span(weights.data(), static_cast<std::size_t>(weights.size())),
-          epsilon};
+gqa::Projection projection(const WeightMatrix& weight, const Vector& bias) {
+  return {weight.view(), bias.size() == 0 ? gqa::VectorView() : gqa::VectorView(bias)};
+}
+gqa::Projection projection(const Linear& layer) { return projection(layer.weight, layer.bias); }
+
+std::optional<gqa::QKNorm> head_norm(const Vector& weights, double epsilon) {
+  if (weights.size() == 0) return std::nullopt;
+  return gqa::QKNorm(gqa::NormWeights::plain,
+                     std::span(weights.data(), static_cast<std::size_t>(weights.size())), epsilon);
+}
+
+gqa::AttentionLayer<> attention_layer(const Layer& layer, const Hyperparameters& sizes, Index index) {
+  return {{.output = projection(layer.attention_output), .qkv = projection(layer.qkv)},
+          {.num_q_heads = sizes.num_q_heads,
+           .num_kv_heads = sizes.num_kv_heads,
+           .head_dim = sizes.head_dim,
+           .value_dim = sizes.value_dim,
+           .scale = sizes.attention_scale,
+           .q_norm = head_norm(layer.q_norm, sizes.rms_epsilon),
+           .k_norm = head_norm(layer.k_norm, sizes.rms_epsilon),
+           .rope = gqa::Rope(sizes.windows.is_local(index) ? sizes.local_rope : sizes.rope)}};
 }
 
 /// out <- activation(gate) * up
@@ -44,16 +63,9 @@ void activate(Activation activation, const Row& gate, const Row& up, Eigen::Ref<
 }  // namespace
 
 Forward::Forward(const Model& model, gqa::PoolExecutor executor)
-    : model_(model),
-      sizes_(model.sizes),
-      executor_(executor),
-      rotations_(gqa::Rope(model.sizes.rope)),
-      local_rotations_(gqa::Rope(model.sizes.local_rope)) {
-  for (const Layer& layer : model.layers) {
-    if (layer.q_norm.size() != 0)
-      head_norms_.push_back(
-          {head_norm(layer.q_norm, sizes_.rms_epsilon), head_norm(layer.k_norm, sizes_.rms_epsilon)});
-  }
+    : model_(model), sizes_(model.sizes), executor_(executor) {
+  for (Index i = 0; i < sizes_.num_layers; ++i)
+    attention_.push_back(attention_layer(model.layers[static_cast<std::size_t>(i)], sizes_, i));
 }
 
 void Forward::check(std::span<const TokenId> tokens) const {
@@ -67,15 +79,13 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
                   const Watch& watch) {
   check(tokens);
   resize(std::ssize(tokens));
-  rotations_.assign(positions);
-  local_rotations_.assign(positions);
   for (Index t = 0; t < num_tokens(); ++t)
     model_.embedding.read_row(tokens[static_cast<std::size_t>(t)],
                               {&hidden_(t, 0), static_cast<std::size_t>(hidden_.cols())});
   if (sizes_.embedding_scale != 1) hidden_ *= sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-    attention(i, layer, attend, watch);
+    attention(i, layer, positions, attend, watch);
     feed_forward(layer);
   }
 }
@@ -86,7 +96,7 @@ const Matrix& Forward::logits(std::span<const Index> tokens) {
   Matrix rows(count, sizes_.model_dim);
   for (Index i = 0; i < count; ++i) rows.row(i) = hidden_.row(tokens[static_cast<std::size_t>(i)]);
   rms_norm(rows, model_.output_norm, sizes_.rms_epsilon, rows);
-  multiply(rows, model_.output(), model_.separate_output.bias, logits_);
+  multiply(rows, projection(model_.output(), model_.separate_output.bias), logits_);
   return logits_;
 }
 
@@ -102,45 +112,25 @@ void Forward::resize(Index n) {
   hidden_.resize(n, sizes_.model_dim);
   normed_.resize(n, sizes_.model_dim);
   update_.resize(n, sizes_.model_dim);
-  qkv_.resize(n, sizes_.qkv_size());
-  attended_.resize(n, sizes_.attention_size());
   gate_up_.resize(n, 2 * sizes_.ffn_dim);
   activated_.resize(n, sizes_.ffn_dim);
 }
 
-/// The columns of `qkv_` from `first` on as tokens x heads x dim.
-gqa::TensorView<float> Forward::heads(Index first, Index num_heads, Index dim) {
-  return {qkv_.data() + first, {1, qkv_.rows(), num_heads, dim}, {qkv_.size(), qkv_.cols(), dim}};
-}
-
 /// y <- x W^T + b
-void Forward::multiply(const Matrix& x, const WeightMatrix& weight, const Vector& bias, Matrix& y) {
-  gqa::linear(executor_, x, weight.view(), bias.size() == 0 ? gqa::VectorView() : gqa::VectorView(bias), y,
-              {.workspace = &workspace_});
+void Forward::multiply(const Matrix& x, const gqa::Projection& layer, Matrix& y) {
+  gqa::linear(executor_, x, layer.weight, layer.bias, y, {.workspace = &memory_.workspace()});
 }
 
-void Forward::attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch) {
+void Forward::attention(Index index, const Layer& layer, std::span<const Index> positions,
+                        const Attend& attend, const Watch& watch) {
   rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
   if (watch) watch(index, normed_);
-  multiply(normed_, layer.qkv.weight, layer.qkv.bias, qkv_);
-  const auto q = heads(0, sizes_.num_q_heads, sizes_.head_dim);
-  const auto k = heads(sizes_.q_size(), sizes_.num_kv_heads, sizes_.head_dim);
-  const auto v = heads(sizes_.q_size() + sizes_.k_size(), sizes_.num_kv_heads, sizes_.value_dim);
-  if (!head_norms_.empty()) {
-    const HeadNorms& norms = head_norms_[static_cast<std::size_t>(index)];
-    norms.q.apply(q);
-    norms.k.apply(k);
-  }
-  const auto& rotations = sizes_.windows.is_local(index) ? local_rotations_ : rotations_;
-  rotations.apply(q);
-  rotations.apply(k);
-
-  const auto start = Clock::now();
-  const gqa::TensorView<float> out(attended_.data(), q.tokens, q.heads, sizes_.value_dim);
-  attend(index, q, k, v, out);
-  attention_time_ += Clock::now() - start;
-
-  multiply(attended_, layer.attention_output.weight, layer.attention_output.bias, update_);
+  attention_[static_cast<std::size_t>(index)].run(executor_, memory_, normed_, positions, update_,
+                                                  [&](const auto& heads, const auto& out) {
+                                                    const auto start = Clock::now();
+                                                    attend(index, heads.q, heads.k, heads.v, out);
+                                                    attention_time_ += Clock::now() - start;
+                                                  });
   add_update(layer.attention_post_norm);
 }
 
@@ -153,11 +143,11 @@ void Forward::add_update(const Vector& post_norm) {
 /// Gated linear units (Shazeer 2020): down(activation(gate(x)) * up(x)).
 void Forward::feed_forward(const Layer& layer) {
   rms_norm(hidden_, layer.ffn_norm, sizes_.rms_epsilon, normed_);
-  multiply(normed_, layer.gate_up.weight, layer.gate_up.bias, gate_up_);
+  multiply(normed_, projection(layer.gate_up), gate_up_);
   for (Index t = 0; t < gate_up_.rows(); ++t)
     activate(sizes_.architecture->activation, gate_up_.row(t).head(sizes_.ffn_dim),
              gate_up_.row(t).tail(sizes_.ffn_dim), activated_.row(t));
-  multiply(activated_, layer.down.weight, layer.down.bias, update_);
+  multiply(activated_, projection(layer.down), update_);
   add_update(layer.ffn_post_norm);
 }
 

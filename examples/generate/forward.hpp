@@ -8,9 +8,7 @@
 
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
-#include "gqa/kernel/workspace.hpp"
-#include "gqa/position/qk_norm.hpp"
-#include "gqa/position/rope_table.hpp"
+#include "gqa/layer/attention_layer.hpp"
 #include "model.hpp"
 #include "vocabulary.hpp"
 
@@ -56,22 +54,18 @@ class Forward {
   using Clock = std::chrono::steady_clock;
 
   void resize(Index n);
-  gqa::TensorView<float> heads(Index first, Index num_heads, Index dim);
-  void multiply(const Matrix& x, const WeightMatrix& weight, const Vector& bias, Matrix& y);
-  void attention(Index index, const Layer& layer, const Attend& attend, const Watch& watch);
+  void multiply(const Matrix& x, const gqa::Projection& layer, Matrix& y);
+  void attention(Index index, const Layer& layer, std::span<const Index> positions, const Attend& attend,
+                 const Watch& watch);
   void feed_forward(const Layer& layer);
   void add_update(const Vector& post_norm);
 
   const Model& model_;
   const Hyperparameters& sizes_;
   gqa::PoolExecutor executor_;
-  gqa::RopeTable<float> rotations_, local_rotations_;
-  struct HeadNorms {
-    gqa::QKNorm q, k;
-  };
-  std::vector<HeadNorms> head_norms_;  ///< of each layer; none where the architecture has none
-  gqa::Workspace workspace_;
-  Matrix hidden_, normed_, update_, qkv_, attended_, gate_up_, activated_, logits_;
+  std::vector<gqa::AttentionLayer<>> attention_;  ///< of each layer
+  gqa::LayerMemory<> memory_;
+  Matrix hidden_, normed_, update_, gate_up_, activated_, logits_;
   Clock::duration attention_time_{};
 };
 

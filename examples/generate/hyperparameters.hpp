@@ -36,7 +36,6 @@ struct Hyperparameters {
   Index q_size() const { return num_q_heads * head_dim; }
   Index k_size() const { return num_kv_heads * head_dim; }
   Index v_size() const { return num_kv_heads * value_dim; }
-  Index qkv_size() const { return q_size() + k_size() + v_size(); }
   Index attention_size() const { return num_q_heads * value_dim; }
 };
 

@@ -111,9 +111,10 @@ TEST(BackwardLayouts, APaddedBatchIsEachSequenceAndZerosInThePadding) {
 
 /// Keys in packed tiles of every type, pages and rings.
 template <class T, class View>
-void expect_view(GradientCase<T>& c, const View& view, Range positions, const AnyMask& mask) {
+void expect_view(GradientCase<T>& c, const View& view, Range positions, const AnyMask& mask,
+                 const AnyMask& mask_of_tensors) {
   const Index Sq = c.sizes.num_q_tokens, Sk = positions.size();
-  c.run({.mask = mask});
+  c.run({.mask = mask_of_tensors});
   std::vector<T> out(c.out.size());
   std::vector<Accumulator<T>> lse(c.lse.size()), dq(c.dq.size(), 7), dk(at(Sk * G * D), 7),
       dv(at(Sk * G * Dv), 7);
@@ -132,9 +133,9 @@ void expect_view(GradientCase<T>& c, const View& view, Range positions, const An
 
 TEST(BackwardLayouts, ACacheIsItsKeys) {
   GradientCase<float> wide({40, 150, H, G, D, Dv}, 41);
-  expect_view(wide, test::cache_of(wide).layer(0), {0, 150}, causal());
+  expect_view(wide, test::cache_of(wide).layer(0), {0, 150}, causal(), causal());
   GradientCase<bfloat16> pairs({40, 151, H, G, D, Dv}, 42);
-  expect_view(pairs, test::cache_of(pairs).layer(0), {0, 151}, causal());
+  expect_view(pairs, test::cache_of(pairs).layer(0), {0, 151}, causal(), causal());
 }
 
 /// Keys of two ranges, in pieces of at most 5.
@@ -159,10 +160,10 @@ struct TwoRanges {
 TEST(BackwardLayouts, WhatIsNotRetainedHasNoGradient) {
   GradientCase<float> c({20, 300, H, G, D, Dv}, 43);
   const TwoRanges view{c};
-  const auto mask = as_mask([](Index q_pos, Index kv_pos) {
-    return kv_pos <= q_pos && ((kv_pos >= 10 && kv_pos < 30) || kv_pos >= 200);
-  });
-  expect_view(c, view, {10, 300}, mask);
+  const auto there =
+      as_mask([](Index, Index kv_pos) { return (kv_pos >= 10 && kv_pos < 30) || kv_pos >= 200; });
+  expect_view(c, view, {10, 300}, causal(), causal() & there);
+  expect_view(c, view, {10, 300}, no_mask(), there);
 }
 
 TEST(BackwardLayouts, SlicesOfFusedTensorsAreWrittenInPlace) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gqa/convert/align.hpp"
 
+#include <complex>
+
 #include "convert/layer_case.hpp"
 #include "support/message_of.hpp"
 
@@ -86,6 +88,46 @@ TEST(Align, BringsHeadsNoFurtherApart) {
       const auto aligned = convert::align_heads(w, grouping, position.basis).weights;
       EXPECT_LT(distance_within(aligned, grouping), 0.9 * distance_within(w, grouping)) << position.name;
     }
+}
+
+// Turning each head to the others, one after another, ends where it begins badly: from no turns at all, here
+// by angles alone, it may end better than from all turned to one.
+TEST(Align, EndsNoWorseThanFromWhereHeadsAre) {
+  const Index heads = 7, inputs = 3;
+  for (const std::uint64_t seed : seeds(60)) {
+    const Weights w = random_weights(
+        {.num_q_heads = heads, .num_kv_heads = heads, .head_dim = 2, .value_dim = 2, .inputs = inputs}, seed);
+    using Complex = std::complex<double>;
+    const auto product = [&](Index h, Index k) {  // of head h and the conjugate of head k
+      Complex sum = 0;
+      for (Index c = 0; c < inputs; ++c)
+        sum += Complex(w.wk(2 * h, c), w.wk(2 * h + 1, c)) *
+               std::conj(Complex(w.wk(2 * k, c), w.wk(2 * k + 1, c)));
+      return sum;
+    };
+    std::vector<Complex> turns(static_cast<std::size_t>(heads), 1);
+    for (int sweep = 0; sweep < 100; ++sweep)
+      for (Index h = 0; h < heads; ++h) {
+        Complex pull = 0;
+        for (Index k = 0; k < heads; ++k)
+          if (k != h) pull += turns[static_cast<std::size_t>(k)] * product(k, h);
+        turns[static_cast<std::size_t>(h)] = pull / std::abs(pull);
+      }
+    double expected = 0;
+    for (Index h = 0; h < heads; ++h)
+      for (Index k = 0; k < h; ++k)
+        expected += std::real(turns[static_cast<std::size_t>(h)] *
+                              std::conj(turns[static_cast<std::size_t>(k)]) * product(h, k));
+    const auto all = HeadGrouping::contiguous(heads, 1);
+    const auto aligned = convert::align_heads(w, all, KeyBasis::rope(RopeLayout::half, 2)).weights;
+    double reached = 0, energy = 0;
+    for (Index h = 0; h < heads; ++h)
+      for (Index k = 0; k <= h; ++k)
+        for (Index i = 0; i < 2; ++i)
+          for (Index c = 0; c < inputs; ++c)
+            (h == k ? energy : reached) += aligned.wk(2 * h + i, c) * aligned.wk(2 * k + i, c);
+    EXPECT_GE(reached, expected - 1e-5 * energy) << seed;
+  }
 }
 
 // A basis for the wrong layout would change scores: what the others leave alone is not left alone by these.

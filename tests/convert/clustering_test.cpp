@@ -122,6 +122,62 @@ TEST(Clustering, MakesEqualGroupsThatNoSwapImproves) {
     }
 }
 
+TEST(Clustering, MakesFreeGroupsThatNoMoveImproves) {
+  for (const std::uint64_t seed : seeds(30)) {
+    const Index heads = 18, groups = 6;
+    const Matrix d = random_distances(heads, seed);
+    // From groups by chance: those that asymmetric_groups() begins with leave little to do.
+    convert::detail::Partition p(d, convert::detail::map_of(convert::random_groups(heads, groups, seed)),
+                                 groups);
+    convert::detail::descend(p, convert::detail::largest_distance(d), true);
+    const double cost = convert::grouping_cost(d, HeadGrouping(p.group_of(), groups));
+    EXPECT_NEAR(p.cost(), cost, 1e-12);
+    for (Index h = 0; h < heads; ++h)
+      for (Index to = 0; to < groups; ++to) {
+        auto map = p.group_of();
+        map[static_cast<std::size_t>(h)] = to;
+        EXPECT_GE(convert::grouping_cost(d, HeadGrouping(map, groups)), cost - 1e-9);
+      }
+  }
+}
+
+TEST(Clustering, MoreStartsCostNoMore) {
+  for (const std::uint64_t seed : seeds(10)) {
+    const Matrix d = random_distances(24, seed);
+    double before = INFINITY;
+    for (const Index starts : {1, 4, 16}) {
+      const double cost = convert::grouping_cost(d, convert::balanced_kmeans_groups(d, 6, seed, starts));
+      EXPECT_LE(cost, before);
+      before = cost;
+    }
+  }
+}
+
+// Ward by definition: of all pairs of groups, those whose union costs least in all are joined.
+TEST(Clustering, AgglomerationIsWards) {
+  for (const std::uint64_t seed : seeds(5)) {
+    const Matrix d = random_distances(9, seed);
+    std::vector<Index> map(9);
+    std::iota(map.begin(), map.end(), Index{0});
+    for (Index left = 9; left > 3; --left) {
+      double least = INFINITY;
+      std::vector<Index> best;
+      for (Index a = 0; a < 9; ++a)
+        for (Index b = 0; b < a; ++b) {
+          if (std::count(map.begin(), map.end(), a) == 0 || std::count(map.begin(), map.end(), b) == 0)
+            continue;
+          auto joined = map;
+          std::replace(joined.begin(), joined.end(), a, b);
+          const double cost = convert::grouping_cost(d, HeadGrouping(joined, 9));
+          if (cost < least) least = cost, best = joined;
+        }
+      map = best;
+      const auto groups = convert::detail::agglomerate(d, left - 1);
+      EXPECT_NEAR(convert::grouping_cost(d, HeadGrouping(groups, left - 1)), least, 1e-12);
+    }
+  }
+}
+
 TEST(Clustering, CostsNoMoreThanContiguousOrStrided) {
   for (const std::uint64_t seed : seeds(20))
     for (const auto& [heads, groups] : {std::pair<Index, Index>{6, 3}, {16, 4}, {32, 8}}) {
@@ -129,6 +185,9 @@ TEST(Clustering, CostsNoMoreThanContiguousOrStrided) {
       const double clustered = convert::grouping_cost(d, convert::clustered_groups(d, groups));
       EXPECT_LE(clustered, convert::grouping_cost(d, HeadGrouping::contiguous(heads, groups)));
       EXPECT_LE(clustered, convert::grouping_cost(d, HeadGrouping::strided(heads, groups)));
+      EXPECT_LE(clustered, convert::grouping_cost(d, convert::agglomerative_groups(d, groups)));
+      EXPECT_LE(clustered,
+                convert::grouping_cost(d, convert::balanced_kmeans_groups(d, groups, 0, 1)) + 1e-12);
       const double free = convert::grouping_cost(d, convert::asymmetric_groups(d, groups));
       EXPECT_LE(free, clustered + 1e-12);
     }

@@ -108,6 +108,16 @@ TEST(Calibration, SaysWhatDoesNotFit) {
             "activations: noise is -1, expected a finite number of at least 0");
 }
 
+TEST(Calibration, IsOfTheInputsOfKeysAndValues) {
+  const Weights w = random_weights({}, 4);
+  const Calibration wide(21);
+  for (const Method& method : {Method::mean(), Method::aligned_mean(convert::KeyBasis::fixed())})
+    EXPECT_EQ(message_of([&] {
+                convert::merge_heads(w, HeadGrouping::contiguous(4, 2), method, {.calibration = &wide});
+              }),
+              "activations: width is 21, expected 20, the inputs of keys and values");
+}
+
 TEST(Calibration, HoldsMomentsOfAllThatWasAdded) {
   Calibration c(2);
   const float x[] = {1, 2, 3, -4};

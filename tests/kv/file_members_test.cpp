@@ -184,6 +184,31 @@ TYPED_TEST(FileMembers, RingsKeepWhatTheyKept) {
   EXPECT_EQ(whole.size(), 3);
 }
 
+TYPED_TEST(FileMembers, ARingComesBackWithinItsLimit) {
+  using T = TypeParam;
+  const auto path = this->folder_ / "a";
+  auto cache = this->ring();
+  this->go_on(cache, 10);
+  save(cache, path);
+  const Index bytes = cache.allocated_bytes();
+  for (const Index limit : {bytes - 1, bytes}) {
+    RingCache<T> back({.window = 100,
+                       .sinks = 5,
+                       .max_span = 50,
+                       .rollback = 10,
+                       .num_layers = layers,
+                       .num_kv_heads = heads,
+                       .head_dim = dim,
+                       .value_dim = value_dim,
+                       .memory_limit = limit});
+    EXPECT_EQ(message_of<std::length_error>([&] { restore(back, path); }),
+              limit == bytes ? "nothing thrown"
+                             : "restore: the cache would take " + std::to_string(bytes) +
+                                   " bytes, more than the memory_limit of " + std::to_string(limit));
+    EXPECT_EQ(back.size(), limit == bytes ? 10 : 0);
+  }
+}
+
 TYPED_TEST(FileMembers, HybridsKeepEachLayersOwn) {
   const auto path = this->folder_ / "a";
   auto cache = this->hybrid();

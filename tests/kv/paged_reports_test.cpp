@@ -63,6 +63,19 @@ TEST_F(PagedReports, IdsWithTheSameHash) {
   }
 }
 
+/// The same ids behind others, of which some hash alike: there are 32 buckets for 8 pages.
+TEST_F(PagedReports, TheSameIdsBehindOthersWithTheSameHash) {
+  const Ids before = text(64, 5000);
+  for (TokenId i = 0; i < 300; ++i) {
+    auto cache = make(8);
+    const Ids ids = text(64, i);
+    cache.publish(add(cache, before), before);
+    cache.publish(add(cache, ids), ids);
+    ASSERT_EQ(cache.create(joined(before, ids)).tokens, 64) << i;
+    ASSERT_EQ(cache.create(joined(ids, before)).tokens, 64) << i;
+  }
+}
+
 /// Double frees of shared blocks (vLLM 1556, 1584, 1930, 2271, 3347, 42571, UCM 1053).
 TEST_F(PagedReports, SharedPagesAreFreedOnce) {
   const Ids text = this->text(150);

@@ -31,22 +31,25 @@ TEST(BackwardLaws, ThreadsChangeNoBit) {
   }
 }
 
+/// A soft-cap's cap is shared by all KV heads and slices, each of which sums up its own part.
 TEST(BackwardLaws, ThreadsChangeNoBitOfParameters) {
   const SinkLogits sinks(std::vector<double>(8, 0.5));
-  const auto run = [&](Threads* threads) {
-    GradientCase<float> c({sliced.num_q_tokens, sliced.num_kv_tokens, 8, 1, 8}, 52);
-    std::vector<double> score(9), d_sinks(8);
-    c.run({.mask = window(40, 0),
-           .score = soft_cap(2) | alibi(8),
-           .sinks = &sinks,
-           .threads = threads,
-           .score_gradient = &score,
-           .sink_gradient = &d_sinks});
-    score.insert(score.end(), d_sinks.begin(), d_sinks.end());
-    return score;
-  };
-  Threads threads(3);
-  EXPECT_EQ(run(nullptr), run(&threads));
+  for (Index num_kv_heads : {1, 8}) {
+    const auto run = [&](Threads* threads) {
+      GradientCase<float> c({sliced.num_q_tokens, sliced.num_kv_tokens, 8, num_kv_heads, 8}, 52);
+      std::vector<double> score(9), d_sinks(8);
+      c.run({.mask = window(40, 0),
+             .score = soft_cap(2) | alibi(8),
+             .sinks = &sinks,
+             .threads = threads,
+             .score_gradient = &score,
+             .sink_gradient = &d_sinks});
+      score.insert(score.end(), d_sinks.begin(), d_sinks.end());
+      return score;
+    };
+    Threads threads(3);
+    EXPECT_EQ(run(nullptr), run(&threads)) << num_kv_heads << " KV heads";
+  }
 }
 
 /// Slices of queries as calls of their own: dq has the same bits, and dk and dv are the sums.

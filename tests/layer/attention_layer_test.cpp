@@ -109,11 +109,12 @@ TEST(AttentionLayer, TakesMasksAndScoreFunctions) {
   c.layer().forward(Serial{}, memory, x, y, causal() & sliding_window(4));
   const auto expected = c.naive<double>(x, [](Index i, Index j) { return j <= i && j > i - 4; });
   EXPECT_LE((y - expected).cwiseAbs().maxCoeff(), 0x1p-42 * expected.cwiseAbs().maxCoeff());
-  // A scale of another layer.
+  const auto plain = run(c.layer(), x);
   auto config = c.config();
+  config.scale = 1 / std::sqrt(static_cast<double>(s.D));
+  EXPECT_EQ(run(AttentionLayer<double>(c.projections(), config), x), plain);
   config.scale = 0;
-  AttentionLayer<double>(c.projections(), config).forward(Serial{}, memory, x, y, causal());
-  EXPECT_GT((y - expected).cwiseAbs().maxCoeff(), 0.01);
+  EXPECT_GT((run(AttentionLayer<double>(c.projections(), config), x) - plain).cwiseAbs().maxCoeff(), 0.01);
 }
 
 TEST(AttentionLayer, ANaNWeightSpoilsWhatItEntersAlone) {

@@ -114,6 +114,32 @@ TEST(AttentionTape, ThreadsChangeNoBitAndForwardIsTheLayers) {
   }
 }
 
+TEST(AttentionTape, GradientsAreSumsOverSequences) {
+  // Of more tokens than one block of a sum has; and of no tokens they are 0.
+  const LayerCase<double> c({});
+  const auto x = test::matrix<double>(150, 20, 5), dy = test::matrix<double>(150, 20, 6);
+  const auto of_weights = [&](const std::vector<Index>& offsets) {
+    LayerMemory<double> memory;
+    AttentionTape<double> tape;
+    AttentionGradients<double> g;
+    const Index first = offsets.front(), n = offsets.back() - first;
+    std::vector<Index> from_0;
+    for (const Index offset : offsets) from_0.push_back(offset - first);
+    ByRows<double> y(n, 20);
+    tape.forward(Serial{}, c.layer(), memory, x.middleRows(first, n), std::span<const Index>(from_0), y,
+                 causal());
+    tape.backward(Serial{}, c.layer(), memory, dy.middleRows(first, n), g, causal());
+    g.x.resize(0, 0);
+    return all_of(g);
+  };
+  const auto both = of_weights({0, 70, 150}), one = of_weights({0, 70}), other = of_weights({70, 150});
+  ASSERT_EQ(both.size(), one.size());
+  double largest = 0;
+  for (const double value : both) largest = std::max(largest, std::abs(value));
+  for (std::size_t i = 0; i < both.size(); ++i) EXPECT_NEAR(both[i], one[i] + other[i], 1e-13 * largest) << i;
+  for (const double value : of_weights({9, 9})) EXPECT_EQ(value, 0);
+}
+
 TEST(AttentionTape, FusedWeightsHaveTheSameGradients) {
   const LayerSizes s;
   const LayerCase<float> c(s);

@@ -68,6 +68,7 @@ TEST(LinearBackward, ThreadsChangeNoBit) {
   const auto x = test::matrix<float>(300, 200, 1), dy = test::matrix<float>(300, 150, 3);
   const auto w = test::matrix<bfloat16>(150, 200, 2);
   const Gradients<float> expected(Serial{}, x, w, dy);
+  EXPECT_TRUE(expected.bias.isApprox(dy.colwise().sum(), 1e-5f));
   for (int threads : {2, 3, 8}) {
     test::Threads pool(threads);
     const Gradients<float> g(pool, x, w, dy);
@@ -118,6 +119,10 @@ TEST(LinearBackward, Refuses) {
               linear_backward(dw.topRows(3), w, dy, {dx, dw});
             }),
             "y: shares memory with weight, expected memory of its own");
+  EXPECT_EQ(message_of([&] {
+              linear_backward(x, w, dy, {dx, dw}, {.round_to_bf16 = true});
+            }),
+            "round_to_bf16: it is for linear(), and linear_backward() rounds nothing");
   EXPECT_TRUE((dx.array() == 7).all() && (dw.array() == 7).all()) << "something was written";
 }
 

@@ -40,6 +40,10 @@ TEST_F(LinearRefuses, DoubleBesideOtherTypes) {
   EXPECT_EQ(message_of([&] { linear(x, w, wide_bias, y); }),
             "bias: elements are f64 and those of y f32, expected f64 with f64 only");
   EXPECT_EQ(message_of([&] { linear(MatrixView(), w, y); }), "x: no matrix is given");
+  ByRows<double> out(4, 7);
+  const ByRows<double> in = x.cast<double>();
+  EXPECT_EQ(message_of([&] { linear(in, wide, out, {.round_to_bf16 = true}); }),
+            "round_to_bf16: elements are f64, expected f32, f16 or bf16");
 }
 
 TEST_F(LinearRefuses, MemoryThatIsWritten) {

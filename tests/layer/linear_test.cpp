@@ -19,9 +19,9 @@ using test::ByRows;
 using test::matrix;
 
 /// What y = x W^T + b is in double, and how far rounding may take it: half an epsilon of the accumulator for
-/// each operation a term goes through, and of y's type for the last.
+/// each operation a term goes through, `steps` products among them, and of y's type for the last.
 template <class X, class W, class B, class Y>
-void expect_linear(const X& x, const W& w, const B& b, const Y& y) {
+void expect_linear(const X& x, const W& w, const B& b, const Y& y, Index steps) {
   using TY = typename Y::Scalar;
   const double eps_sum = std::is_same_v<TY, double> ? 0x1p-52 : 0x1p-23;
   const double eps_out = sizeof(TY) >= 4 ? eps_sum : std::is_same_v<TY, half> ? 0x1p-10 : 0x1p-7;
@@ -34,8 +34,7 @@ void expect_linear(const X& x, const W& w, const B& b, const Y& y) {
         magnitude += std::abs(at(x, t, k) * at(w, n, k));
       }
       if (b.size() != 0) exact += static_cast<double>(b[n]), magnitude += std::abs(static_cast<double>(b[n]));
-      const double bound =
-          static_cast<double>(x.cols() / 8 + 8) * magnitude * eps_sum + std::abs(exact) * eps_out;
+      const double bound = static_cast<double>(steps + 8) * magnitude * eps_sum + std::abs(exact) * eps_out;
       ASSERT_NEAR(at(y, t, n), exact, bound)
           << x.rows() << " x " << x.cols() << " to " << w.rows() << " at " << t << ", " << n;
     }
@@ -52,11 +51,11 @@ void expect_types() {
     const Eigen::Matrix<TW, Eigen::Dynamic, 1> bias = matrix<TW>(rows, 1, 3), none;
     ByRows<TY> y(tokens, rows), again(tokens, rows);
     linear(x, w, bias, y);
-    expect_linear(x, w, bias, y);
+    expect_linear(x, w, bias, y, depth / 8);
     linear(x_columns, w_columns, bias, again);
     EXPECT_EQ(y, again) << "by columns, " << tokens << " x " << depth;
     linear(x, w, y);
-    expect_linear(x, w, none, y);
+    expect_linear(x, w, none, y, depth / 8);
   }
 }
 
@@ -160,6 +159,29 @@ TEST(Linear, ANaNSpoilsWhatItEntersAlone) {
       else
         EXPECT_EQ(y(t, n), clean(t, n)) << t << ", " << n;
     }
+}
+
+TEST(Linear, RoundsXWhereItIsAsked) {
+  // Across a tile of rows and with an odd depth; of other weights it rounds x alone.
+  const auto x = matrix<float>(67, 131, 1);
+  const auto w = matrix<bfloat16>(70, 131, 2);
+  const ByRows<float> rounded = x.cast<bfloat16>().cast<float>(), wide = w.cast<float>();
+  const Eigen::VectorXf bias = matrix<float>(70, 1, 3);
+  const LinearOptions round{.round_to_bf16 = true};
+  ByRows<float> y(67, 70), one(1, 70), plain(67, 70);
+  linear(x, w, bias, y, round);
+  expect_linear(rounded, w, bias, y, 131);
+  linear(rounded, w, bias, plain);
+  EXPECT_LT((y - plain).norm(), 1e-5 * plain.norm());
+  for (Index t : {0, 5, 66}) {
+    linear(x.middleRows(t, 1), w, bias, one, round);
+    EXPECT_EQ(one, y.middleRows(t, 1));
+  }
+  linear(x, wide, bias, y, round);
+  EXPECT_EQ(y, plain);
+  const ByColumns<bfloat16> by_columns = w;
+  linear(x, by_columns, bias, y, round);
+  EXPECT_EQ(y, plain);
 }
 
 TEST(Linear, KeepsItsMemoryInAWorkspace) {

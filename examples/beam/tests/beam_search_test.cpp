@@ -229,6 +229,7 @@ TEST_F(BeamSearch, OfOneBeamIsGreedy) {
   ASSERT_EQ(result.best.size(), 1U);
   EXPECT_EQ(result.best[0].ids, ids);
   EXPECT_EQ(result.copied, 0);
+  EXPECT_EQ(result.taken_over, 0);
   EXPECT_EQ(result.most_used, 2);
 }
 
@@ -242,6 +243,18 @@ TEST_F(BeamSearch, SharesThePrompt) {
   EXPECT_GE(result.taken_over, 3 * 4);
   EXPECT_GT(result.copied, 0);
   EXPECT_LE(result.copied, result.taken_over / 2);
+  const Result again = search(batch, tiny.tokenizer, 200, some_tokens(128, 3), settings);
+  EXPECT_EQ(again.copied, result.copied) << "of one search alone";
+  EXPECT_EQ(again.best[0].ids, result.best[0].ids);
+}
+
+TEST_F(BeamSearch, RefusesScoresThatAreNotNumbers) {
+  TinyModel tiny;
+  tiny.model.output_norm.setConstant(std::nanf(""));
+  generate::Batch<float> batch(tiny.model, tiny.executor, 8);
+  EXPECT_THROW(search(batch, tiny.tokenizer, 200, some_tokens(5, 3), {.beams = 2, .max_tokens = 5}),
+               std::runtime_error);
+  EXPECT_EQ(batch.cache().num_sequences(), 0);
 }
 
 TEST_F(BeamSearch, LeavesNothingBehindWherePagesRunOut) {

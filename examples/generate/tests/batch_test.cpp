@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
@@ -128,6 +129,20 @@ TYPED_TEST(BatchOf, RefusesWithNothingChanged) {
   cache.swap_out(a, memory);
   EXPECT_THROW(step({{b, text}, {a, next}}), std::invalid_argument);
   EXPECT_EQ(cache.size(b), 0);
+}
+
+TEST(WindowedBatch, GivesTheScoresOfASession) {
+  auto writer = test::tiny_model();
+  writer.integer("llama.attention.sliding_window", 70);
+  const TinyModel tiny(writer);
+  const auto tokens = some_tokens(150, 3);
+  Batch<float> batch(tiny.model, tiny.executor, 3);
+  const auto session = make_session(tiny.model, CacheType::f32, tiny.executor);
+  batch.step(std::vector<Piece>{{batch.cache().create(), tokens}});
+  session->append(tokens);
+  const Matrix& logits = batch.logits(std::vector<Index>{0});
+  EXPECT_TRUE(std::ranges::equal(std::span(logits.data(), static_cast<std::size_t>(logits.cols())),
+                                 session->logits()));
 }
 
 }  // namespace

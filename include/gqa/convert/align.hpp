@@ -64,23 +64,23 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
   double energy = 0;
   for (Index h : members) energy += f.inner(h, h);
   Index ambiguous = 0;
-  // A sweep that gains less than this share of what there is leads nowhere that shows.
-  const double step = 1e-12 * energy;
+  // A sweep that gains less than this share of what there is leads nowhere that shows: convergence is linear,
+  // and a sweep takes a decomposition for each head.
+  const double step = 1e-10 * energy;
   const auto climb = [&] {
     constexpr int most = 100;
-    double reached = -std::numeric_limits<double>::infinity();
     for (int sweep = 0; sweep < most; ++sweep) {
-      double sum = 0;
+      double gained = 0;
       ambiguous = 0;
       for (Index h : members) {
         const Matrix m = pull(h);
+        const double before = inner(rotation(h), m);
         bool unique = true;
         rotation(h) = nearest_in<Real>(basis, m, unique);
         if (!unique) ++ambiguous;
-        sum += inner(rotation(h), m);
+        gained += inner(rotation(h), m) - before;
       }
-      if (sum <= reached + step) break;
-      reached = sum;
+      if (gained <= step) break;
     }
     double sum = 0;
     for (Index h : members) sum += inner(rotation(h), pull(h));
@@ -110,7 +110,7 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
     rotation(h) =
         h == reference ? Matrix::identity(f.dim) : nearest_in<Real>(basis, f.block(reference, h), unique);
   }
-  if (climb() < from_none - step) {  // where both are as good, this one is exact
+  if (climb() < from_none - 1e-12 * energy) {  // where both are as good, this one is exact
     for (std::size_t i = 0; i < members.size(); ++i) rotation(members[i]) = kept[i];
     ambiguous = ambiguous_from_none;
   }

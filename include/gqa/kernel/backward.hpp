@@ -55,10 +55,6 @@ struct BackwardCall {
 template <class Acc>
 void attend_backward(const ExecutorRef& executor, const BackwardCall<Acc>& call, Workspace& workspace);
 
-/// What a workspace comes to hold by a call, in bytes.
-template <class Acc>
-Index backward_bytes(const BackwardCall<Acc>& call, Index num_threads, Workspace& workspace);
-
 }  // namespace gqa::detail
 
 #ifdef GQA_COMPILED  // they are in the library that gqa::compiled links

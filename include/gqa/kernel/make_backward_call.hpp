@@ -2,7 +2,9 @@
 // From tensors and arguments to a checked call of backward.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "gqa/kernel/backward.hpp"
 #include "gqa/kernel/make_call.hpp"

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
+#include <initializer_list>
+#include <utility>
 
 #include "gqa/core/tensor.hpp"
 

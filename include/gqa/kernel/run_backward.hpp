@@ -157,24 +157,10 @@ void merge_slices(const BackwardCall<Acc>& call, const CallKernels<Acc>& kernels
 }
 
 template <class Acc>
-CallKernels<Acc> backward_kernels(const BackwardCall<Acc>& call) {
-  return {*call.forward.kv.format, false, isa()};
-}
-
-template <class Acc>
-Index backward_bytes(const BackwardCall<Acc>& call, Index num_threads, Workspace& workspace) {
-  Plan& plan = workspace.plan();
-  const Index most_slices = plan_backward(call, num_threads, plan);
-  Arena measure;
-  BackwardMemory<Acc>(measure, call, backward_kernels(call), plan, most_slices);
-  return workspace.bytes_with(measure.used());
-}
-
-template <class Acc>
 void attend_backward(const ExecutorRef& executor, const BackwardCall<Acc>& call, Workspace& workspace) {
   Plan& plan = workspace.plan();
   const Index most_slices = plan_backward(call, executor.num_threads, plan);
-  const auto kernels = backward_kernels(call);
+  const CallKernels<Acc> kernels(*call.forward.kv.format, false, isa());
   Arena measure;
   BackwardMemory<Acc>(measure, call, kernels, plan, most_slices);
   Arena arena(workspace.reserve(measure.used()));

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "gqa/kv/batch_rows.hpp"
 #include "gqa/kv/batch_state.hpp"
 #include "gqa/kv/cache_blocks.hpp"
+#include "gqa/kv/state_owner.hpp"
 
 namespace gqa {
 
@@ -27,12 +27,13 @@ namespace gqa {
 ///
 /// Moving a cache takes its tokens, spans and views along, as with KVCache. It is copied by clone() alone.
 template <gqa::Scalar T, Index G = Dynamic, Index D = Dynamic, Index Dv = D>
-class BatchCache {
+class BatchCache : detail::StateOwner<detail::BatchState<T>> {
   static_assert(G == Dynamic || G > 0, "gqa: num_kv_heads must be positive");
   static_assert(D == Dynamic || D > 0, "gqa: head_dim must be positive");
   static_assert(Dv == Dynamic || Dv > 0, "gqa: value_dim must be positive");
 
   using State = detail::BatchState<T>;
+  using Owner = detail::StateOwner<State>;
 
  public:
   using Scalar = T;
@@ -79,12 +80,7 @@ class BatchCache {
 
     void check() const {
       if (epoch_ != state_->view_epoch) [[unlikely]]
-        refuse();
-    }
-    [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
-      GQA_CHECK(false, std::invalid_argument,
-                "view: the cache was " << (state_->view_epoch == 0 ? "destroyed" : "cleared")
-                                       << " after the view of layer " << layer_ << " was taken");
+        detail::refuse_view(state_->view_epoch, layer_);
     }
 
     std::shared_ptr<const State> state_;
@@ -94,19 +90,7 @@ class BatchCache {
 
   /// Takes no memory for tokens yet. Throws std::invalid_argument for a size that is missing, not positive or
   /// contradicts the template's, std::length_error where max_tokens of all sequences overflow.
-  explicit BatchCache(const Config& config) : state_(std::make_shared<State>(make_state(config))) {}
-
-  BatchCache(BatchCache&&) noexcept = default;
-  BatchCache& operator=(BatchCache&& other) noexcept {
-    if (this != &other) {
-      close();
-      state_ = std::move(other.state_);
-    }
-    return *this;
-  }
-  BatchCache(const BatchCache&) = delete;
-  BatchCache& operator=(const BatchCache&) = delete;
-  ~BatchCache() { close(); }
+  explicit BatchCache(const Config& config) : Owner(std::make_shared<State>(make_state(config))) {}
 
   /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans and views
   /// stay those of the first. Throws std::bad_alloc.
@@ -154,11 +138,8 @@ class BatchCache {
   template <TensorLike K, TensorLike V>
   void read(Index layer, Index seq, Range positions, K&& k, V&& v) const {
     const auto& s = checked("read", seq);
-    const auto keys = as_view(k);
-    const auto values = as_view(v);
-    using TK = typename std::remove_cvref_t<decltype(keys)>::value_type;
-    using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
-    static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
+    const auto keys = detail::as_output(k);
+    const auto values = detail::as_output(v);
     s.sequence.check_read(layer, positions);
     detail::check_tokens(s.slabs.shape(), keys, values, positions.size());
     s.read(layer, positions, keys, values);
@@ -238,7 +219,10 @@ class BatchCache {
  private:
   friend struct detail::CacheBlocks<BatchCache>;
 
-  explicit BatchCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  using Owner::state;
+  using Owner::state_;
+
+  explicit BatchCache(std::shared_ptr<State> own) : Owner(std::move(own)) {}
 
   static State make_state(const Config& c) {
     const detail::CacheShape shape = detail::checked_shape<G, D, Dv>(c);
@@ -249,17 +233,6 @@ class BatchCache {
     return State(c.num_seqs, c.max_tokens, detail::Slabs<T>(shape, c.max_tokens), limit);
   }
 
-  /// Views that outlive the cache, or what it was assigned, say so.
-  void close() noexcept {
-    if (state_ == nullptr) return;
-    state_->clear();
-    state_->view_epoch = 0;
-  }
-
-  State& state(const char* wanted_by) const {
-    GQA_CHECK(state_ != nullptr, std::invalid_argument, wanted_by << ": the cache was moved from");
-    return *state_;
-  }
   detail::CacheState<T>& checked(const char* wanted_by, Index seq) const {
     State& s = state(wanted_by);
     s.check_seq(wanted_by, seq);
@@ -279,8 +252,6 @@ class BatchCache {
       s.at(seq).store(layer, spans[static_cast<std::size_t>(seq)].positions, k.of(seq, tokens(seq)),
                       v.of(seq, tokens(seq)), kernels);
   }
-
-  std::shared_ptr<State> state_;  // null: moved from
 };
 
 template <Scalar T, Index G, Index D, Index Dv>

@@ -41,10 +41,7 @@ struct BatchState {
     return sum;
   }
 
-  void check_seq(const char* wanted_by, Index seq) const {
-    GQA_CHECK(seq >= 0 && seq < num_seqs(), std::out_of_range,
-              wanted_by << ": seq is " << seq << ", expected less than " << num_seqs());
-  }
+  void check_seq(const char* wanted_by, Index seq) const { detail::check_seq(wanted_by, seq, num_seqs()); }
   void check_count(const char* wanted_by, std::size_t n) const {
     GQA_CHECK(
         n == seqs.size(), std::invalid_argument,
@@ -136,6 +133,11 @@ struct BatchState {
   void clear() noexcept {
     for (CacheState<T>& each : seqs) each.clear();
     view_epoch = next_epoch();
+  }
+  /// Holds nothing, and views say so.
+  void close() noexcept {
+    clear();
+    view_epoch = 0;
   }
 
  private:

@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <utility>
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/cache_concept.hpp"
 #include "gqa/kv/cache_state.hpp"
+#include "gqa/kv/state_owner.hpp"
 
 namespace gqa {
 
@@ -29,12 +29,13 @@ namespace gqa {
 /// is empty and of no size; what needs a layer or room in it throws std::invalid_argument until another cache
 /// is assigned to it. A cache is copied by clone() alone.
 template <gqa::Scalar T, Index G = Dynamic, Index D = Dynamic, Index Dv = D>
-class KVCache {
+class KVCache : detail::StateOwner<detail::CacheState<T>> {
   static_assert(G == Dynamic || G > 0, "gqa: num_kv_heads must be positive");
   static_assert(D == Dynamic || D > 0, "gqa: head_dim must be positive");
   static_assert(Dv == Dynamic || Dv > 0, "gqa: value_dim must be positive");
 
   using State = detail::CacheState<T>;
+  using Owner = detail::StateOwner<State>;
 
  public:
   using Scalar = T;
@@ -80,12 +81,7 @@ class KVCache {
 
     void check() const {
       if (epoch_ != state_->sequence.view_epoch()) [[unlikely]]
-        refuse();
-    }
-    [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
-      GQA_CHECK(false, std::invalid_argument,
-                "view: the cache was " << (state_->sequence.view_epoch() == 0 ? "destroyed" : "cleared")
-                                       << " after the view of layer " << layer_ << " was taken");
+        detail::refuse_view(state_->sequence.view_epoch(), layer_);
     }
 
     std::shared_ptr<const State> state_;
@@ -96,21 +92,8 @@ class KVCache {
   /// Takes no memory for tokens yet. Throws std::invalid_argument for a size that is missing, not positive or
   /// contradicts the template's, std::length_error where max_tokens of them overflow.
   explicit KVCache(const Config& config)
-      : state_(std::make_shared<State>(config.max_tokens, sizes(config))),
+      : Owner(std::make_shared<State>(config.max_tokens, sizes(config))),
         memory_limit_(detail::checked_limit(config.memory_limit)) {}
-
-  KVCache(KVCache&&) noexcept = default;
-  KVCache& operator=(KVCache&& other) noexcept {
-    if (this != &other) {
-      close();
-      state_ = std::move(other.state_);
-      memory_limit_ = other.memory_limit_;
-    }
-    return *this;
-  }
-  KVCache(const KVCache&) = delete;
-  KVCache& operator=(const KVCache&) = delete;
-  ~KVCache() { close(); }
 
   /// A second cache of the same sizes with the same tokens, as far as each layer is written. Spans and views
   /// stay those of the first: truncate the clone to what all layers have before you extend it, where it was
@@ -172,11 +155,8 @@ class KVCache {
   template <TensorLike K, TensorLike V>
   void read(Index layer, Range positions, K&& k, V&& v) const {
     const State& s = state("read");
-    const auto keys = as_view(k);
-    const auto values = as_view(v);
-    using TK = typename std::remove_cvref_t<decltype(keys)>::value_type;
-    using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
-    static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
+    const auto keys = detail::as_output(k);
+    const auto values = detail::as_output(v);
     s.sequence.check_read(layer, positions);
     detail::check_tokens(s.slabs.shape(), keys, values, positions.size());
     s.read(layer, positions, keys, values);
@@ -228,8 +208,11 @@ class KVCache {
  private:
   friend struct detail::CacheBlocks<KVCache>;
 
-  KVCache(std::shared_ptr<State> state, Index memory_limit)
-      : state_(std::move(state)), memory_limit_(memory_limit) {}
+  using Owner::state;
+  using Owner::state_;
+
+  KVCache(std::shared_ptr<State> own, Index memory_limit)
+      : Owner(std::move(own)), memory_limit_(memory_limit) {}
 
   static detail::Slabs<T> sizes(const Config& c) {
     const detail::CacheShape shape = detail::checked_shape<G, D, Dv>(c);
@@ -238,19 +221,6 @@ class KVCache {
     return {shape, c.max_tokens};
   }
 
-  /// Views that outlive the cache, or what it was assigned, say so.
-  void close() noexcept {
-    if (state_ == nullptr) return;
-    state_->clear();
-    state_->sequence.close();
-  }
-
-  State& state(const char* wanted_by) const {
-    GQA_CHECK(state_ != nullptr, std::invalid_argument, wanted_by << ": the cache was moved from");
-    return *state_;
-  }
-
-  std::shared_ptr<State> state_;  // null: moved from
   Index memory_limit_ = 0;
 };
 

@@ -60,6 +60,16 @@ void check_tokens(const CacheShape& shape, const TensorView<TK>& k, const Tensor
   check("v", v, shape.value_dim);
 }
 
+/// Throws std::out_of_range.
+inline void check_layer(Index layer, Index num_layers) {
+  GQA_CHECK(layer >= 0 && layer < num_layers, std::out_of_range,
+            "layer is " << layer << ", expected less than " << num_layers);
+}
+inline void check_seq(const char* wanted_by, Index seq, Index num_seqs) {
+  GQA_CHECK(seq >= 0 && seq < num_seqs, std::out_of_range,
+            wanted_by << ": seq is " << seq << ", expected less than " << num_seqs);
+}
+
 /// Throws std::length_error where `bytes` are more than a limit that is not 0.
 inline void check_limit(const char* wanted_by, Index bytes, Index limit) {
   GQA_CHECK(

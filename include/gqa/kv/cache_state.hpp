@@ -59,6 +59,12 @@ struct CacheState {
     sequence.clear();
   }
 
+  /// Holds nothing, and views say so.
+  void close() noexcept {
+    clear();
+    sequence.close();
+  }
+
   Index bytes() const { return sequence.size() * slabs.bytes_per_token(); }
   /// What a copy would have allocated.
   Index allocated_at_least() const { return slabs.bytes_for(sequence.size()); }

@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <span>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "gqa/kv/batch_rows.hpp"
 #include "gqa/kv/cache_blocks.hpp"
 #include "gqa/kv/cross_state.hpp"
+#include "gqa/kv/state_owner.hpp"
 
 namespace gqa {
 
@@ -30,12 +30,13 @@ namespace gqa {
 ///
 /// Moving a cache takes its tokens and views along, as with KVCache. It is copied by clone() alone.
 template <gqa::Scalar T, Index G = Dynamic, Index D = Dynamic, Index Dv = D>
-class CrossCache {
+class CrossCache : detail::StateOwner<detail::CrossState<T>> {
   static_assert(G == Dynamic || G > 0, "gqa: num_kv_heads must be positive");
   static_assert(D == Dynamic || D > 0, "gqa: head_dim must be positive");
   static_assert(Dv == Dynamic || Dv > 0, "gqa: value_dim must be positive");
 
   using State = detail::CrossState<T>;
+  using Owner = detail::StateOwner<State>;
 
  public:
   using Scalar = T;
@@ -86,20 +87,8 @@ class CrossCache {
   /// tokens and a size that is missing, not positive or contradicts the template's; std::length_error where
   /// they overflow or go beyond memory_limit; std::bad_alloc.
   explicit CrossCache(const Config& config)
-      : state_(std::make_shared<State>("tokens", detail::checked_shape<G, D, Dv>(config), config.tokens,
-                                       detail::checked_limit(config.memory_limit))) {}
-
-  CrossCache(CrossCache&&) noexcept = default;
-  CrossCache& operator=(CrossCache&& other) noexcept {
-    if (this != &other) {
-      close();
-      state_ = std::move(other.state_);
-    }
-    return *this;
-  }
-  CrossCache(const CrossCache&) = delete;
-  CrossCache& operator=(const CrossCache&) = delete;
-  ~CrossCache() { close(); }
+      : Owner(std::make_shared<State>("tokens", detail::checked_shape<G, D, Dv>(config), config.tokens,
+                                      detail::checked_limit(config.memory_limit))) {}
 
   /// A second cache with the same tokens, as far as they are written. Views stay those of the first. Throws
   /// std::bad_alloc.
@@ -144,11 +133,8 @@ class CrossCache {
     const State& s = state("read");
     s.check_layer(layer);
     s.check_seq("read", seq);
-    const auto keys = as_view(k);
-    const auto values = as_view(v);
-    using TK = typename std::remove_cvref_t<decltype(keys)>::value_type;
-    using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
-    static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
+    const auto keys = detail::as_output(k);
+    const auto values = detail::as_output(v);
     const Index there = s.is_missing(layer, seq) ? 0 : s.at(seq).tokens;
     GQA_CHECK(positions.begin >= 0 && positions.begin <= positions.end && positions.end <= there,
               std::invalid_argument,
@@ -215,19 +201,10 @@ class CrossCache {
  private:
   friend struct detail::CacheBlocks<CrossCache>;
 
-  explicit CrossCache(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  using Owner::state;
+  using Owner::state_;
 
-  /// Views that outlive the cache, or what it was assigned, say so.
-  void close() noexcept {
-    if (state_ == nullptr) return;
-    state_->clear();
-    state_->gone = true;
-  }
-
-  State& state(const char* wanted_by) const {
-    GQA_CHECK(state_ != nullptr, std::invalid_argument, wanted_by << ": the cache was moved from");
-    return *state_;
-  }
+  explicit CrossCache(std::shared_ptr<State> own) : Owner(std::move(own)) {}
 
   template <class TK, class TV>
   void write_rows(Index layer, const detail::BatchRows<TK>& k, const detail::BatchRows<TV>& v) {
@@ -241,8 +218,6 @@ class CrossCache {
     for (Index seq = 0; seq < s.num_seqs(); ++seq)
       s.store(layer, seq, k.of(seq, tokens(seq)), v.of(seq, tokens(seq)), kernels);
   }
-
-  std::shared_ptr<State> state_;  // null: moved from
 };
 
 /// Of a cache that is complete: how long a sequence is of which nothing is written, no range says.

@@ -114,14 +114,8 @@ struct CrossState {
     return true;
   }
 
-  void check_layer(Index layer) const {
-    GQA_CHECK(layer >= 0 && layer < shape.num_layers, std::out_of_range,
-              "layer is " << layer << ", expected less than " << shape.num_layers);
-  }
-  void check_seq(const char* wanted_by, Index seq) const {
-    GQA_CHECK(seq >= 0 && seq < num_seqs(), std::out_of_range,
-              wanted_by << ": seq is " << seq << ", expected less than " << num_seqs());
-  }
+  void check_layer(Index layer) const { detail::check_layer(layer, shape.num_layers); }
+  void check_seq(const char* wanted_by, Index seq) const { detail::check_seq(wanted_by, seq, num_seqs()); }
   void check_unwritten(Index layer, Index seq) const {
     GQA_CHECK(flag(*this, layer, seq) != 0, std::invalid_argument,
               "write: layer " << layer << " of sequence " << seq
@@ -167,6 +161,11 @@ struct CrossState {
 
   void clear() noexcept {
     for (Index seq = 0; seq < num_seqs(); ++seq) replace(seq, CrossSequence<T>(shape, 0));
+  }
+  /// Holds nothing, and views say so.
+  void close() noexcept {
+    clear();
+    gone = true;
   }
 
  private:

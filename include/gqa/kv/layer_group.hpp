@@ -64,14 +64,9 @@ class LayerGroup {
     return visit([](const auto& p) { return p.allocated_bytes(); });
   }
   Index bookkeeping_bytes() const { return windowed() ? 0 : slabs()->bookkeeping_bytes(); }
-  /// What is allocated once there are this many tokens in all.
-  Index allocated_with(Index tokens) const {
-    if (has_room(tokens)) return allocated_bytes();
+  /// What is allocated for this many tokens in all, of which there are some.
+  Index bytes_for(Index tokens) const {
     return windowed() ? ring()->most_bytes() : slabs()->bytes_for(tokens);
-  }
-  /// What is allocated for as many tokens as there may be.
-  Index most_bytes(Index max_tokens) const {
-    return windowed() ? ring()->most_bytes() : slabs()->bytes_for(max_tokens);
   }
 
   bool has_room(Index tokens) const {

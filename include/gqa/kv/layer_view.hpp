@@ -67,12 +67,7 @@ class LayerView {
  private:
   void check() const {
     if (epoch_ != state_->sequence().view_epoch()) [[unlikely]]
-      refuse();
-  }
-  [[noreturn, gnu::noinline, gnu::cold]] void refuse() const {
-    GQA_CHECK(false, std::invalid_argument,
-              "view: the cache was " << (state_->sequence().view_epoch() == 0 ? "destroyed" : "cleared")
-                                     << " after the view of layer " << layer_ << " was taken");
+      refuse_view(state_->sequence().view_epoch(), layer_);
   }
 
   std::shared_ptr<const State> state_;

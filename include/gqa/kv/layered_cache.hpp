@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <type_traits>
 #include <utility>
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/layer_view.hpp"
 #include "gqa/kv/read_tokens.hpp"
+#include "gqa/kv/state_owner.hpp"
 #include "gqa/simd/kernels.hpp"
 
 namespace gqa {
@@ -45,17 +45,17 @@ namespace detail {
 
 /// The operations of a cache whose layers keep all tokens or a window of them. Not a cache by itself.
 template <gqa::Scalar T, Index G, Index D>
-class LayeredCache {
+class LayeredCache : StateOwner<LayeredState<T>> {
+  using Owner = StateOwner<LayeredState<T>>;
+
  protected:
   using State = LayeredState<T>;
+  using Owner::state;
 
  public:
   using Scalar = T;
   using View = LayerView<T, G, D>;
   using Checkpoint = CacheCheckpoint<T>;
-
-  LayeredCache(const LayeredCache&) = delete;
-  LayeredCache& operator=(const LayeredCache&) = delete;
 
   /// Makes room for n more tokens in every layer; they are there once they are written. Windowed layers drop
   /// for it what no query will see, all at once. Throws std::length_error beyond max_tokens or memory_limit,
@@ -103,11 +103,8 @@ class LayeredCache {
   template <TensorLike K, TensorLike V>
   void read(Index layer, Range positions, K&& k, V&& v) const {
     const State& s = state("read");
-    const auto keys = as_view(k);
-    const auto values = as_view(v);
-    using TK = typename std::remove_cvref_t<decltype(keys)>::value_type;
-    using TV = typename std::remove_cvref_t<decltype(values)>::value_type;
-    static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
+    const auto keys = as_output(k);
+    const auto values = as_output(v);
     s.sequence().check_read(layer, positions);
     s.check_kept("read", layer, positions, s.retained(layer));
     check_tokens(s.group(layer).shape(), keys, values, positions.size());
@@ -197,26 +194,16 @@ class LayeredCache {
  protected:
   /// Of what has been checked. Takes no memory for tokens yet. Throws std::length_error where sizes overflow.
   LayeredCache(std::shared_ptr<const LayeredConfig> config, Index memory_limit)
-      : state_(std::make_shared<State>(std::move(config), checked_limit(memory_limit))) {}
+      : Owner(std::make_shared<State>(std::move(config), checked_limit(memory_limit))) {}
   /// The same tokens. Throws std::bad_alloc.
   explicit LayeredCache(const State& other) : LayeredCache(other.config(), other.memory_limit()) {
     state_->copy(other);
   }
 
   LayeredCache(LayeredCache&&) noexcept = default;
-  LayeredCache& operator=(LayeredCache&& other) noexcept {
-    if (this != &other) {
-      close();
-      state_ = std::move(other.state_);
-    }
-    return *this;
-  }
-  ~LayeredCache() { close(); }
+  LayeredCache& operator=(LayeredCache&&) noexcept = default;
+  ~LayeredCache() = default;
 
-  State& state(const char* wanted_by) const {
-    GQA_CHECK(state_ != nullptr, std::invalid_argument, wanted_by << ": the cache was moved from");
-    return *state_;
-  }
   /// The description of one layer.
   const CacheLayer& description(Index layer) const {
     const State& s = state("layer");
@@ -237,13 +224,7 @@ class LayeredCache {
  private:
   template <class C>
   friend struct LayeredBlocks;
-
-  /// Views that outlive the cache, or what it was assigned, say so.
-  void close() noexcept {
-    if (state_ == nullptr) return;
-    state_->clear();
-    state_->sequence().close();
-  }
+  using Owner::state_;
 
   View view(Index layer, Part part) const {
     state("layer").sequence().check_layer(layer);
@@ -260,8 +241,6 @@ class LayeredCache {
     store_tokens(group.blocks(), block_at, positions, k, v, s.sequence().written(layer), kernels);
     s.sequence().note_written(layer, positions);
   }
-
-  std::shared_ptr<State> state_;  // null: moved from
 };
 
 /// CacheBlocks of the caches whose layers may differ.

@@ -54,7 +54,7 @@ class LayeredState {
         sequence_(config_->limits.max_tokens, static_cast<Index>(config_->layers.size())) {
     Index most = 0, per_token = 0;  // so that later sums do not overflow
     for (const LayerGroup<T>& g : groups_) {
-      most = checked_add(most, g.most_bytes(config_->limits.max_tokens), "max_tokens");
+      most = checked_add(most, g.bytes_for(config_->limits.max_tokens), "max_tokens");
       per_token = checked_add(per_token, g.bytes_per_token(), "cache");
     }
   }
@@ -133,6 +133,12 @@ class LayeredState {
     for (LayerGroup<T>& g : groups_) g.release();
     sequence_.clear();
     change_from(0);
+  }
+
+  /// Holds nothing, and views say so.
+  void close() noexcept {
+    clear();
+    sequence_.close();
   }
 
   /// The tokens of another of the same sizes. Throws std::bad_alloc.
@@ -238,8 +244,8 @@ class LayeredState {
   void take_memory(const char* wanted_by, Index tokens) {
     const auto has_room = [&](const LayerGroup<T>& g) { return g.has_room(tokens); };
     if (std::all_of(groups_.begin(), groups_.end(), has_room)) return;
-    Index bytes = 0;
-    for (const LayerGroup<T>& g : groups_) bytes += g.allocated_with(tokens);
+    Index bytes = 0;  // groups take theirs together: where one lacks room, none has more than it needs
+    for (const LayerGroup<T>& g : groups_) bytes += g.bytes_for(tokens);
     check_limit(wanted_by, bytes, memory_limit_);
     std::vector<typename LayerGroup<T>::Memory> memory;
     memory.reserve(groups_.size());

@@ -139,8 +139,7 @@ class MappedPrefix {
 
   /// Throws std::out_of_range.
   View layer(Index i) const {
-    GQA_CHECK(i >= 0 && i < num_layers(), std::out_of_range,
-              "layer is " << i << ", expected less than " << num_layers());
+    detail::check_layer(i, num_layers());
     return View(file_, i);
   }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -96,9 +97,12 @@ void reorder(PagedState<T>& s, std::span<const SequenceId> ids, std::span<const 
   for (const SequenceId id : ids) {
     sequences.push_back(s.at_locked(id).get());
     sequences.back()->check_between_passes("reorder");
-    GQA_CHECK(std::ranges::count(ids, id) == 1, std::invalid_argument,
-              "reorder: sequence " << id.value << " is given twice");
   }
+  auto sorted = sequences;
+  std::ranges::sort(sorted, std::less());
+  const auto twice = std::ranges::adjacent_find(sorted);
+  GQA_CHECK(twice == sorted.end(), std::invalid_argument,
+            "reorder: sequence " << (*twice)->id.value << " is given twice");
   struct Pages {
     std::vector<Index> pages;
     Index tokens;

@@ -3,13 +3,13 @@
 
 #include <algorithm>
 #include <span>
-#include <type_traits>
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/kv_list.hpp"
 #include "gqa/kv/page_sharing.hpp"
 #include "gqa/kv/paged_sequence.hpp"
 #include "gqa/kv/paged_view.hpp"
+#include "gqa/kv/state_owner.hpp"
 #include "gqa/kv/swap.hpp"
 
 namespace gqa {
@@ -30,8 +30,9 @@ namespace gqa {
 /// Threads: operations on different sequences may run at the same time, also those that share pages; those on
 /// one sequence, and reading it while it is written, may not.
 template <gqa::Scalar T, Index G = Dynamic, Index D = Dynamic, Index Dv = D>
-class PagedCache {
+class PagedCache : detail::StateOwner<detail::PagedState<T>> {
   using State = detail::PagedState<T>;
+  using Owner = detail::StateOwner<State>;
   using SequenceState = detail::PagedSequenceState<T>;
 
  public:
@@ -57,19 +58,7 @@ class PagedCache {
 
   /// Takes all memory at once (which the system places when it is touched). Throws std::invalid_argument,
   /// std::length_error for sizes that overflow, std::bad_alloc.
-  explicit PagedCache(const Config& config) : state_(make_state(config)) {}
-
-  PagedCache(PagedCache&&) noexcept = default;
-  PagedCache& operator=(PagedCache&& other) noexcept {
-    if (this != &other) {
-      close();
-      state_ = std::move(other.state_);
-    }
-    return *this;
-  }
-  PagedCache(const PagedCache&) = delete;
-  PagedCache& operator=(const PagedCache&) = delete;
-  ~PagedCache() { close(); }
+  explicit PagedCache(const Config& config) : Owner(make_state(config)) {}
 
   /// A sequence of no tokens.
   SequenceId create() {
@@ -112,7 +101,7 @@ class PagedCache {
   }
 
   /// Stores the keys (tokens x G x D) and values (tokens x G x Dv) of a span's tokens in one layer, each the
-  /// nearest T.
+  /// nearest T. Finding the sequence takes the cache's lock for a moment; sequence(id) finds it once.
   template <TensorLike K, TensorLike V>
   void write(Index layer, SequenceId id, const Span& span, const K& k, const V& v) {
     State& s = state("write");
@@ -124,7 +113,7 @@ class PagedCache {
   template <TensorLike K, TensorLike V>
   void read(Index layer, SequenceId id, Range positions, K&& k, V&& v) const {
     const State& s = state("read");
-    s.read(*s.at(id), layer, positions, as_view(k), as_view(v));
+    s.read(*s.at(id), layer, positions, detail::as_output(k), detail::as_output(v));
   }
 
   /// One layer of one sequence, for attention to read.
@@ -188,11 +177,7 @@ class PagedCache {
 
   /// Ends all sequences and forgets what is kept.
   void clear() {
-    if (state_ == nullptr) return;
-    const std::lock_guard lock(state_->mutex);
-    for (auto& [id, sequence] : state_->sequences) state_->close(*sequence);
-    state_->sequences.clear();
-    state_->pool.drop_kept();
+    if (state_ != nullptr) state_->close();
   }
 
   /// Bytes that swap_out() of a sequence writes.
@@ -208,7 +193,7 @@ class PagedCache {
     detail::swap_out(s, *s.at(id), to);
   }
   /// Takes a sequence back from what its last swap_out() wrote, to the same bits. Throws std::length_error
-  /// where the pool has not enough pages, format_error where the memory holds anything else.
+  /// where the pool has not enough pages, format_error where the memory does not begin as that one began.
   void swap_in(SequenceId id, std::span<const std::byte> from) {
     State& s = state("swap_in");
     detail::swap_in(s, *s.at(id), from);
@@ -261,6 +246,9 @@ class PagedCache {
   }
 
  private:
+  using Owner::state;
+  using Owner::state_;
+
   static std::shared_ptr<State> make_state(const Config& c) {
     const detail::CacheShape shape = detail::checked_shape<G, D, Dv>(c);
     const Index tiles = page_tiles(c.page_tokens);
@@ -288,10 +276,6 @@ class PagedCache {
     return page_tokens / tile_keys;
   }
 
-  State& state(const char* wanted_by) const {
-    GQA_CHECK(state_ != nullptr, std::invalid_argument, wanted_by << ": the cache was moved from");
-    return *state_;
-  }
   detail::CacheShape shape() const {
     return state_ == nullptr ? detail::CacheShape{.num_layers = 0} : state_->pool.shape();
   }
@@ -300,9 +284,6 @@ class PagedCache {
     const std::lock_guard lock(state_->mutex);
     return detail::tokens_held(*state_);
   }
-  void close() noexcept { clear(); }
-
-  std::shared_ptr<State> state_;  // null: moved from
 };
 
 }  // namespace gqa

@@ -37,7 +37,7 @@ class PagedSequence {
 
   template <TensorLike K, TensorLike V>
   void read(Index layer, Range positions, K&& k, V&& v) const {
-    state_->read(open(), layer, positions, as_view(k), as_view(v));
+    state_->read(open(), layer, positions, detail::as_output(k), detail::as_output(v));
   }
 
   View layer(Index i) const {

@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <mutex>
-#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -114,6 +113,14 @@ struct PagedState {
     s.sequence.close();
   }
 
+  /// All sequences are, and nothing is kept.
+  void close() noexcept {
+    const std::lock_guard lock(mutex);
+    for (auto& [id, sequence] : sequences) close(*sequence);
+    sequences.clear();
+    pool.drop_kept();
+  }
+
   PackedBlock<T> block_at(const SequenceState& s, Index layer, Index head, Index tile) const {
     const Index page = tile / pool.page_tiles();
     return pool.block_at(s.pages[static_cast<std::size_t>(page)], layer, head,
@@ -139,7 +146,6 @@ struct PagedState {
   template <class TK, class TV>
   void read(const SequenceState& s, Index layer, Range positions, const TensorView<TK>& k,
             const TensorView<TV>& v) const {
-    static_assert(!std::is_const_v<TK> && !std::is_const_v<TV>, "gqa: read() writes to k and v: not const");
     s.check_resident("read");
     s.sequence.check_read(layer, positions);
     check_tokens(pool.shape(), k, v, positions.size());

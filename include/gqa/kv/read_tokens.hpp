@@ -14,6 +14,15 @@
 
 namespace gqa::detail {
 
+/// What read() writes keys or values to.
+template <class X>
+auto as_output(X& x) {
+  const auto view = as_view(x);
+  static_assert(!std::is_const_v<typename decltype(view)::value_type>,
+                "gqa: read() writes to k and v: not const");
+  return view;
+}
+
 /// Rows of the caller's, as many elements apart.
 template <class To>
 struct OutputRows {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "gqa/core/shape.hpp"
+#include "gqa/kv/cache_shape.hpp"
 
 namespace gqa {
 
@@ -26,6 +27,13 @@ namespace detail {
 inline std::uint64_t next_epoch() {
   static std::atomic<std::uint64_t> last{0};
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+/// Refuses to read through a view: `now` is the view epoch of what it is of, another than the view's own.
+[[noreturn, gnu::noinline, gnu::cold]] inline void refuse_view(std::uint64_t now, Index layer) {
+  GQA_CHECK(false, std::invalid_argument,
+            "view: the cache was " << (now == 0 ? "destroyed" : "cleared") << " after the view of layer "
+                                   << layer << " was taken");
 }
 
 /// Lengths, spans and epochs of one sequence in all layers. Checks what is asked of a cache before anything
@@ -52,11 +60,7 @@ class Sequence {
   void close() noexcept { view_epoch_ = 0; }
   std::uint64_t span_epoch() const { return span_epoch_; }
 
-  void check_layer(Index layer) const {
-    const Index layers = static_cast<Index>(written_.size());
-    GQA_CHECK(layer >= 0 && layer < layers, std::out_of_range,
-              "layer is " << layer << ", expected less than " << layers);
-  }
+  void check_layer(Index layer) const { detail::check_layer(layer, std::ssize(written_)); }
 
   void check_room(Index n) const {
     GQA_CHECK(n >= 0, std::invalid_argument, "extend: n is " << n << ", expected at least 0");

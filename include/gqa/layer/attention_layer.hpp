@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -196,7 +197,8 @@ class AttentionLayer {
     detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
       const Index n = x.rows,
                   width = checked_add(config_.qkv_size(), config_.attended_size(), "AttentionLayer");
-      const Index elements = checked_mul(n, width, "AttentionLayer");
+      // Without tokens there is memory to point to all the same.
+      const Index elements = checked_mul(std::max<Index>(n, 1), width, "AttentionLayer");
       T* qkv = reinterpret_cast<T*>(
           memory.workspace().reserve_between_calls(checked_mul(elements, sizeof(T), "AttentionLayer")));
       T* attended = qkv + n * config_.qkv_size();

@@ -67,7 +67,7 @@ class AttentionTape {
     filled_ = false;
     layer.run(executor, memory, x, positions, y, [&](const auto& heads, const auto& out) {
       keep(layer, x, offsets, heads);
-      const auto lse = lse_rows();
+      const auto lse = lse_rows(c.num_q_heads);
       detail::check_layer_extras<X...>();
       attention(executor, ragged(view_of(q_, c.num_q_heads, c.head_dim), offsets_),
                 ragged(view_of(k_, c.num_kv_heads, c.head_dim), offsets_),
@@ -118,7 +118,7 @@ class AttentionTape {
       attention_backward(executor, ragged(view_of(q_, c.num_q_heads, c.head_dim), offsets_),
                          ragged(view_of(k_, c.num_kv_heads, c.head_dim), offsets_),
                          ragged(view_of(v_, c.num_kv_heads, c.value_dim), offsets_),
-                         view_of(out_, c.num_q_heads, c.value_dim), lse_rows(),
+                         view_of(out_, c.num_q_heads, c.value_dim), lse_rows(c.num_q_heads),
                          view_of(d_out_, c.num_q_heads, c.value_dim), gradients_into(dq, dk, dv), *c.grouping,
                          options(layer, memory), extras...);
       if (c.rope) {
@@ -160,10 +160,7 @@ class AttentionTape {
   TensorView<T> view_of(std::vector<T>& x, Index heads, Index dim) const {
     return TensorView<T>(x.data(), tokens(), heads, dim);
   }
-  RowsView<T> lse_rows() {
-    const Index heads = std::ssize(lse_) / std::max<Index>(tokens(), 1);
-    return {lse_.data(), 1, tokens(), heads, std::ssize(lse_), heads, 1};
-  }
+  RowsView<T> lse_rows(Index heads) { return {lse_.data(), 1, tokens(), heads, std::ssize(lse_), heads, 1}; }
   static AttentionOptions options(const AttentionLayer<T>& layer, LayerMemory<T>& memory) {
     return {.scale = layer.config().scale, .workspace = &memory.workspace()};
   }
@@ -231,8 +228,8 @@ class AttentionTape {
     raw_.resize(static_cast<std::size_t>(d.tokens * d.heads * d.dim));
     const Index width = d.heads * d.dim;
     detail::linear(runner,
-                   {MatrixView(x_.data(), tokens(), std::ssize(x_) / std::max<Index>(tokens(), 1)), of.weight,
-                    of.bias, MatrixOut(raw_.data(), tokens(), width, width)},
+                   {MatrixView(x_.data(), tokens(), of.weight.columns), of.weight, of.bias,
+                    MatrixOut(raw_.data(), tokens(), width, width)},
                    in);
     const TensorView<T> raw(raw_.data(), d.tokens, d.heads, d.dim);
     const Index blocks = ceil_div(d.tokens, block), dim = norm.head_dim();

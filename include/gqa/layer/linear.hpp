@@ -9,6 +9,9 @@ namespace gqa {
 
 /// What is not said by the matrices. Everything may be left out.
 struct LinearOptions {
+  bool round_to_bf16 =
+      false;  ///< x is rounded to bf16 first; where the weights are bf16 too and the processor
+              ///< multiplies bf16, that is how they are multiplied, with sums of another order
   Workspace* workspace = nullptr;  ///< memory to work in, kept by the caller; none: allocated for the call
 };
 
@@ -19,6 +22,7 @@ struct LinearCall {
   MatrixView x, weight;
   VectorView bias;
   MatrixOut y;
+  bool round_to_bf16 = false;
 };
 
 template <class Acc>
@@ -42,6 +46,8 @@ inline void check_linear(const LinearCall& call) {
     check_type("bias", call.bias.row);
     check("bias", "size", call.bias.size(), call.weight.rows, "the rows of weight");
   }
+  GQA_CHECK(!call.round_to_bf16 || !call.y.view.format->in_double, std::invalid_argument,
+            "round_to_bf16: elements are f64, expected f32, f16 or bf16");
   check("x", "columns", call.x.columns, call.weight.columns, "weight");
   check("y", "rows", call.y.view.rows, call.x.rows, "x");
   check("y", "columns", call.y.view.columns, call.weight.rows, "the rows of weight");
@@ -86,7 +92,7 @@ template <ExecutorLike E>
 void linear(E&& executor, const MatrixView& x, const MatrixView& weight, const VectorView& bias,
             const MatrixOut& y, const LinearOptions& options = {}) {
   detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
-    detail::linear(runner, {x, weight, bias, y}, options);
+    detail::linear(runner, {x, weight, bias, y, options.round_to_bf16}, options);
   });
 }
 template <ExecutorLike E>

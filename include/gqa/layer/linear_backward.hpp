@@ -20,6 +20,8 @@ namespace detail {
 inline void linear_backward(const ExecutorRef& executor, const MatrixView& x, const MatrixView& weight,
                             const MatrixView& dy, const LinearGradients& into, const LinearOptions& options) {
   GQA_CHECK(dy.format != nullptr, std::invalid_argument, "dy: no matrix is given");
+  GQA_CHECK(!options.round_to_bf16, std::invalid_argument,
+            "round_to_bf16: it is for linear(), and linear_backward() rounds nothing");
   std::vector<double> ones(into.bias ? static_cast<std::size_t>(dy.rows) : 0, 1);
   const std::vector<float> narrow_ones(into.bias && !dy.format->in_double ? ones.size() : 0, 1);
   MatrixView all_tokens(ones.data(), 1, dy.rows);

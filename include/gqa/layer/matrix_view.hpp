@@ -17,6 +17,8 @@
 
 namespace gqa {
 
+struct MatrixOut;
+
 namespace detail {
 
 /// An Eigen matrix that is gone, with its memory, at the end of the statement. (X is what X&& deduces.)
@@ -46,7 +48,8 @@ struct MatrixView {
   /// rows that lie within each other.
   template <Scalar T>
   MatrixView(const T* memory, Index num_rows, Index num_columns, Index row_stride)
-      : MatrixView(memory, num_rows, num_columns, row_stride, false, simd::format<T>) {}
+      : MatrixView(static_cast<void*>(const_cast<T*>(memory)), num_rows, num_columns, row_stride, false,
+                   simd::format<T>) {}
   template <Scalar T>
   MatrixView(const T* memory, Index num_rows, Index num_columns)
       : MatrixView(memory, num_rows, num_columns, num_columns) {}
@@ -55,8 +58,8 @@ struct MatrixView {
   template <class M>
   requires(detail::MatrixLike<M> && !detail::TemporaryMatrix<M>)
       MatrixView(M&& matrix)  // NOLINT: converts on purpose
-      : MatrixView(matrix.data(), matrix.rows(), matrix.cols(), matrix.outerStride(),
-                   !std::remove_cvref_t<M>::IsRowMajor,
+      : MatrixView(static_cast<void*>(const_cast<typename std::remove_cvref_t<M>::Scalar*>(matrix.data())),
+                   matrix.rows(), matrix.cols(), matrix.outerStride(), !std::remove_cvref_t<M>::IsRowMajor,
                    simd::format<typename std::remove_cvref_t<M>::Scalar>) {
     check_inner_stride(matrix.innerStride());
   }
@@ -97,7 +100,11 @@ struct MatrixView {
   }
 
  private:
-  MatrixView(const void* memory, Index num_rows, Index num_columns, Index a_stride, bool columns_first,
+  friend struct MatrixOut;
+
+  // The pointer is not const: GCC takes one that is for something to be read, and warns of outputs that are
+  // not written yet.
+  MatrixView(void* memory, Index num_rows, Index num_columns, Index a_stride, bool columns_first,
              const simd::Format& a_format)
       : data(memory),
         rows(num_rows),
@@ -139,7 +146,7 @@ struct MatrixOut {
 
   template <Scalar T>
   requires(!std::is_const_v<T>) MatrixOut(T* memory, Index num_rows, Index num_columns, Index row_stride)
-      : view(memory, num_rows, num_columns, row_stride) {
+      : view(static_cast<void*>(memory), num_rows, num_columns, row_stride, false, simd::format<T>) {
     set_round<T>();
   }
 
