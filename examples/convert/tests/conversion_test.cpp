@@ -201,6 +201,36 @@ TEST(ConvertLayer, Factorises) {
   EXPECT_THROW(convert_layer(source, settings, 0), std::invalid_argument) << "rank 20";
 }
 
+// What it says is what the library does with it, which is another thing than without.
+TEST(ConvertLayer, LooksAtTheCalibration) {
+  const Weights source = random_weights(8, 4);
+  gqa::convert::Calibration calibration(inputs);
+  Matrix x = random_matrix(50, inputs, 20);
+  for (Index t = 0; t < x.rows(); ++t)
+    for (Index i = 0; i < inputs; ++i) x(t, i) *= static_cast<double>(1 + i);
+  calibration.add(x.row(0), x.rows());
+  Settings settings = joined(2, Grouping::clustered);
+  settings.method = Method::aligned_mean;
+  const auto converted = convert_layer(source, settings, 0, &calibration);
+  const auto distances =
+      gqa::convert::head_distances(source, settings.distance, settings.basis, &calibration);
+  const auto expected = gqa::convert::merge_heads(source, gqa::convert::clustered_groups(distances, 2),
+                                                  gqa::convert::Method::aligned_mean(settings.basis),
+                                                  {.calibration = &calibration});
+  EXPECT_EQ(converted.report.error(), expected.report.error());
+  EXPECT_NE(converted.report.error(), convert_layer(source, settings, 0).report.error());
+
+  settings = {.num_kv_heads = 1, .method = Method::low_rank};
+  const Weights wide(random_matrix(8 * D, 40, 1), random_matrix(4 * D, 40, 2), random_matrix(4 * Dv, 40, 3),
+                     random_matrix(inputs, 8 * Dv, 4), 8, 4);
+  gqa::convert::Calibration of_wide(40);
+  of_wide.add(random_matrix(90, 40, 5).row(0), 90);
+  EXPECT_EQ(convert_layer(wide, settings, 0, &of_wide).weights.wk,
+            gqa::convert::low_rank(wide, D + Dv, &of_wide).weights.wk);
+  EXPECT_NE(convert_layer(wide, settings, 0, &of_wide).weights.wk,
+            convert_layer(wide, settings, 0).weights.wk);
+}
+
 TEST(ResultingKvHeads, RefusesWhatThereCannotBe) {
   const auto refused = [](const Settings& settings, Index H, Index G, const std::string& part) {
     try {

@@ -117,6 +117,32 @@ TEST_F(Program, ConvertsByAMapOfUnequalGroups) {
   EXPECT_LT(distance(only_first, scores("out.gguf")), 1e-3) << "Wo is F16 where its columns moved";
 }
 
+TEST_F(Program, ConvertsBiases) {
+  auto writer = generate::test::tiny_model();
+  const std::pair<const char*, std::uint64_t> parts[] = {
+      {"attn_q", 64}, {"attn_k", 32}, {"attn_v", 32}, {"attn_output", 64}};
+  for (const auto& [part, size] : parts) {
+    std::vector<float> bias(size);
+    for (std::size_t i = 0; i < size; ++i) bias[i] = static_cast<float>(i * i % 17) / 8 - 1;
+    const auto bytes = std::as_bytes(std::span(bias));
+    writer.tensor(std::string("blk.1.") + part + ".bias", {size}, generate::TensorType::f32,
+                  {bytes.begin(), bytes.end()});
+  }
+  write("biases.gguf", writer);
+  EXPECT_GT(distance(scores("biases.gguf"), scores("tiny.gguf")), 1e-3);
+  EXPECT_EQ(convert({"--kv-heads", "4"}, "biases.gguf").code, 0);
+  EXPECT_EQ(scores("out.gguf"), scores("biases.gguf"));
+  EXPECT_EQ(convert({"--kv-heads", "1"}, "biases.gguf").code, 0);
+  const std::string bytes = generate::test::read(path("out.gguf"));
+  const generate::Gguf file(std::as_bytes(std::span(bytes)));
+  for (const char* name : {"blk.1.attn_k.bias", "blk.1.attn_v.bias"}) {
+    std::vector<float> bias(16);
+    generate::dequantize(generate::TensorType::f32, file.find_tensor(name)->data, bias);
+    for (std::size_t i = 0; i < 16; ++i)
+      EXPECT_EQ(bias[i], static_cast<float>(i * i % 17 + (i + 16) * (i + 16) % 17) / 16 - 1) << name << i;
+  }
+}
+
 TEST_F(Program, FactorisesAndReportsTheLatentCache) {
   const auto all = converted({"--kv-heads", "2", "--method", "low_rank", "--type", "F32"});
   EXPECT_EQ(all["kv_heads_after"], 2);
