@@ -112,9 +112,9 @@ class RelativeBias {
                   std::span<double> gradient) const {
     for (std::size_t j = 0; j < d_scores.size(); ++j) {
       const Index relative = at.kv_begin + static_cast<Index>(j) - at.q_pos;
-      const bool far = relative < -near_ || relative > near_;
+      const bool is_far = relative < -near_ || relative > near_;
       const Index bucket =
-          far ? run_of(relative).bucket : table_->near_buckets[static_cast<std::size_t>(near_ + relative)];
+          is_far ? run_of(relative).bucket : table_->near_buckets[static_cast<std::size_t>(near_ + relative)];
       gradient[static_cast<std::size_t>(bucket * num_q_heads_ + at.q_head)] +=
           static_cast<double>(d_scores[j]);
     }
