@@ -253,7 +253,9 @@ TEST(Clustering, SaysWhatDoesNotFit) {
   const Matrix d = random_distances(13, 1);
   EXPECT_EQ(message_of([&] { convert::exhaustive_groups(d, 1); }),
             "heads is 13, expected at most 12 to try every grouping");
-  for (const auto& [name, cluster] : clusterings) {
+  for (const auto& clustering : clusterings) {
+    const auto& name = clustering.name;
+    const auto& cluster = clustering.cluster;  // a lambda takes no structured binding along
     EXPECT_EQ(message_of([&] { cluster(d, 4); }),
               "heads is 13, expected a multiple of the 4 groups; asymmetric_groups makes groups of different "
               "sizes")
