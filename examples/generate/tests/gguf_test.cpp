@@ -185,7 +185,7 @@ TEST(Gguf, RefusesTensorsThatCannotBe) {
     return bytes;
   };
   using T = GgufWriter::Tensor;
-  expect_error(changed([](T& t) { t.type = 12; }), "a is of type Q4_K, which is not supported");
+  expect_error(changed([](T& t) { t.type = 11; }), "a is of type Q3_K, which is not supported");
   expect_error(changed([](T& t) { t.type = 4; }), "unknown type 4");
   expect_error(changed([](T& t) { t.sizes = {}; }), "a has 0 dimensions");
   expect_error(changed([](T& t) { t.sizes = {1, 1, 1, 1, 1}; }), "a has 5 dimensions");
