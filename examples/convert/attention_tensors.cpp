@@ -2,7 +2,6 @@
 #include "attention_tensors.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <string>
 
@@ -27,10 +26,7 @@ Matrix read_matrix(const Gguf& file, const std::string& name, Index rows, Index 
       "tensor " << name << " is " << tensor->shape() << ", expected [" << columns << ", " << rows << "]");
   std::vector<float> values(static_cast<std::size_t>(rows * columns));
   generate::dequantize(tensor->type, tensor->data, values);
-  const auto other = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
-  GQA_CHECK(other == values.end(), format_error,
-            "tensor " << name << ": value " << other - values.begin() << " is " << *other
-                      << ", expected a finite number");
+  check_finite(name, values);
   return Matrix(values.data(), rows, columns);
 }
 

@@ -61,10 +61,7 @@ void write_values(const OutputTensor& tensor, gqa::detail::File& file,
     const auto bytes = source.data.subspan(static_cast<std::size_t>(row) * row_bytes, rows * row_bytes);
     values.resize(rows * columns);
     generate::dequantize(source.type, bytes, values);
-    const auto other = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
-    GQA_CHECK(other == values.end(), format_error,
-              "tensor " << tensor.name << ": value " << other - values.begin() + row * source.columns()
-                        << " is " << *other << ", expected a finite number");
+    check_finite(tensor.name, values, row * source.columns());
     if (tensor.type == source.type) {
       file.write(bytes);
     } else {
@@ -82,6 +79,13 @@ void write_values(const OutputTensor& tensor, gqa::detail::File& file,
 }
 
 }  // namespace
+
+void check_finite(std::string_view tensor, std::span<const float> values, Index first) {
+  const auto other = std::ranges::find_if_not(values, [](float x) { return std::isfinite(x); });
+  GQA_CHECK(other == values.end(), format_error,
+            "tensor " << tensor << ": value " << other - values.begin() + first << " is " << *other
+                      << ", expected a finite number");
+}
 
 Index OutputTensor::bytes() const {
   const auto format = *generate::block_format(static_cast<std::uint32_t>(type));

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gguf.hpp"
@@ -14,6 +16,10 @@ namespace convert {
 
 using generate::Gguf;
 using generate::GgufTensor;
+
+/// Throws gqa::format_error naming the first value of a tensor that is no number; `values` begin with its
+/// `first`-th.
+void check_finite(std::string_view tensor, std::span<const float> values, Index first = 0);
 
 /// A tensor of a file that is to be written. `sizes[0]` is the contiguous dimension.
 struct OutputTensor {

@@ -13,6 +13,7 @@
 #include <system_error>
 #include <thread>
 
+#include "command_line.hpp"
 #include "failure.hpp"
 #include "five_steps.hpp"
 #include "generation.hpp"
@@ -48,14 +49,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   model->needs(prompt);
   prompt->needs(model);
   layer->needs(model);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!generate::parse(app, argc, argv)) return std::nullopt;
   return options;
 }
 

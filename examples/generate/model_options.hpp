@@ -5,13 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <iostream>
 #include <limits>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "command_line.hpp"
 #include "gqa/core/error.hpp"
 #include "session.hpp"
 
@@ -57,19 +56,5 @@ struct ModelOptions {
     return cache_dtype == "f16" ? CacheType::f16 : cache_dtype == "bf16" ? CacheType::bf16 : CacheType::f32;
   }
 };
-
-/// Reads a command line. False when it asked for help, which is printed. Throws std::invalid_argument with
-/// one line that says what is wrong.
-inline bool parse(CLI::App& app, int argc, const char* const* argv) {
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return false;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
-  return true;
-}
 
 }  // namespace generate

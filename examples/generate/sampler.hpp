@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <numeric>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <vector>
 
 #include "gqa/core/error.hpp"
+#include "gqa/core/random.hpp"
 #include "vocabulary.hpp"
 
 namespace generate {
@@ -54,8 +54,7 @@ class Sampler {
     std::ranges::transform(candidates_, weights_.begin(), [&](TokenId id) {
       return std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - highest) / temperature_);
     });
-    // 53 random bits: uniform in [0, 1), unlike std::uniform_real_distribution the same everywhere.
-    const double uniform = std::ldexp(static_cast<double>(random_() >> 11), -53);
+    const double uniform = random_.uniform();
     double rest = uniform * std::accumulate(weights_.begin(), weights_.end(), 0.0);
     for (std::size_t i = 0; i < candidates_.size(); ++i) {
       rest -= weights_[i];
@@ -67,7 +66,7 @@ class Sampler {
  private:
   double temperature_;
   Index top_k_;
-  std::mt19937_64 random_;
+  gqa::detail::Random random_;
   std::vector<TokenId> candidates_;
   std::vector<double> weights_;
 };

@@ -4,11 +4,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
+#include "command_line.hpp"
 #include "gqa/core/error.hpp"
 
 namespace uptrain {
@@ -85,14 +85,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_flag("--json", options.json, "print one JSON object");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!generate::parse(app, argc, argv)) return std::nullopt;
 
   Settings& settings = options.settings;
   if (quick) settings = quick_settings();

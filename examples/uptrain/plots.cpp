@@ -2,19 +2,11 @@
 #include "plots.hpp"
 
 #include <algorithm>
-#include <iomanip>
-#include <sstream>
 
 #include "chart.hpp"
 
 namespace uptrain {
 namespace {
-
-std::string percent(double share) {
-  std::ostringstream out;
-  out << std::setprecision(3) << 100 * share << " %";
-  return out.str();
-}
 
 Series::Point point(double x, const std::vector<double>& losses) {
   const Spread spread(losses);

@@ -9,17 +9,17 @@
 namespace uptrain {
 namespace {
 
-std::string percent(double share) {
-  std::ostringstream out;
-  out << std::setprecision(3) << 100 * share << " %";
-  return out.str();
-}
-
 nlohmann::ordered_json json_of(const Spread& spread) {
   return {{"mean", spread.mean}, {"low", spread.low}, {"high", spread.high}};
 }
 
 }  // namespace
+
+std::string percent(double share) {
+  std::ostringstream out;
+  out << std::setprecision(3) << 100 * share << " %";
+  return out.str();
+}
 
 Spread::Spread(const std::vector<double>& values)
     : mean(std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size())),

@@ -10,6 +10,9 @@
 
 namespace uptrain {
 
+/// "5 %"
+std::string percent(double share);
+
 /// What became of one model.
 struct Result {
   Index seed = 0;

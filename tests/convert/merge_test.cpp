@@ -182,7 +182,7 @@ TEST(Merge, RandomDependsOnTheSeedAloneAndHasTheSourcesSize) {
   EXPECT_NEAR(mean_square(a.weights.wk) / mean_square(w.wk), 1, 0.18);
   EXPECT_EQ(a.weights.bk, std::vector<double>(32));
   // The engine is the standard's, the mapping ours: the same on every machine.
-  EXPECT_DOUBLE_EQ(convert::detail::Random(1).uniform(), 0.13387664401253274);
+  EXPECT_DOUBLE_EQ(gqa::detail::Random(1).uniform(), 0.13387664401253274);
 }
 
 TEST(Merge, LearnedWeightsAreFoldedIn) {

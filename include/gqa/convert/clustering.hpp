@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gqa/convert/partition.hpp"
-#include "gqa/convert/random.hpp"
+#include "gqa/core/random.hpp"
 
 namespace gqa::convert {
 
@@ -17,7 +17,7 @@ inline HeadGrouping random_groups(Index heads, Index groups, std::uint64_t seed)
   detail::check_equal_groups(heads, groups);
   std::vector<Index> map(static_cast<std::size_t>(heads));
   for (std::size_t h = 0; h < map.size(); ++h) map[h] = static_cast<Index>(h) % groups;
-  detail::Random(seed).shuffle(map);
+  gqa::detail::Random(seed).shuffle(map);
   return HeadGrouping(std::move(map), groups);
 }
 
@@ -137,8 +137,8 @@ inline void balance(Partition& p) {
     double best = std::numeric_limits<double>::infinity();
     for (Index h = 0; h < p.heads(); ++h)
       for (Index g = 0; g < p.groups(); ++g)
-        if (p.size(p.group(h)) > size && p.size(g) < size && p.move_gain(h, g) < best)
-          best = p.move_gain(h, g), h_best = h, g_best = g;
+        if (p.size(p.group(h)) > size && p.size(g) < size)
+          if (const double gain = p.move_gain(h, g); gain < best) best = gain, h_best = h, g_best = g;
     if (h_best < 0) return;
     p.move(h_best, g_best);
   }
@@ -169,7 +169,7 @@ inline HeadGrouping balanced_kmeans_groups(const Matrix& distances, Index groups
   const Index heads = distances.rows();
   detail::check_equal_groups(heads, groups);
   GQA_CHECK(starts >= 1, std::invalid_argument, "starts is " << starts << ", expected at least 1");
-  detail::Random random(seed);
+  gqa::detail::Random random(seed);
   std::vector<Index> map(static_cast<std::size_t>(heads)), best;
   for (std::size_t h = 0; h < map.size(); ++h) map[h] = static_cast<Index>(h) / (heads / groups);
   double least = std::numeric_limits<double>::infinity();

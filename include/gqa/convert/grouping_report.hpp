@@ -64,7 +64,7 @@ GroupingReport grouping_report(const Weights& weights, const HeadGrouping& group
   const auto add = [&](const detail::HeadFunctions& heads, const KeyBasis& changes) {
     const auto f = detail::head_products<Real>(heads, calibration);
     for (Index h = 0; h < G; ++h)
-      for (Index k = 0; k < G; ++k) {
+      for (Index k = h; k < G; ++k) {  // an alignment is a decomposition: once a pair
         const double a = f.inner(h, h), b = f.inner(k, k);
         report.similarity_before(h, k) += detail::cosine(f.inner(h, k), a, b) / 2;
         report.similarity_after(h, k) +=
@@ -73,6 +73,9 @@ GroupingReport grouping_report(const Weights& weights, const HeadGrouping& group
   };
   add({weights.wk, weights.bk, G}, basis);
   add({weights.wv, weights.bv, G}, KeyBasis::unrestricted());
+  for (Matrix* m : {&report.similarity_before, &report.similarity_after})
+    for (Index h = 0; h < G; ++h)
+      for (Index k = 0; k < h; ++k) (*m)(h, k) = (*m)(k, h);
   report.divergence_before = detail::divergences(before.report, grouping);
   report.divergence_after = detail::divergences(after.report, grouping);
   const Weights& joined = after.weights;

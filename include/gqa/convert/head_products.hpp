@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "gqa/convert/calibration.hpp"
@@ -69,7 +71,7 @@ HeadProducts head_products(const HeadFunctions& f, const Calibration* calibratio
   return products;
 }
 
-/// The squared norm of each head's function.
+/// The squared norm of each head's function; rounding takes none below 0.
 template <class Real>
 std::vector<double> squared_norms(const HeadFunctions& f, const Calibration* calibration) {
   const Matrix& w = f.weights;
@@ -82,7 +84,15 @@ std::vector<double> squared_norms(const HeadFunctions& f, const Calibration* cal
     norms[static_cast<std::size_t>(r / f.dim())] +=
         dot(seen.row(r), w.row(r), w.cols()) + 2 * bias * offset + bias * bias;
   }
+  for (double& x : norms) x = std::max(x, 0.0);
   return norms;
+}
+/// Their roots.
+template <class Real>
+std::vector<double> norms(const HeadFunctions& f, const Calibration* calibration) {
+  auto roots = squared_norms<Real>(f, calibration);
+  for (double& x : roots) x = std::sqrt(x);
+  return roots;
 }
 
 }  // namespace gqa::convert::detail

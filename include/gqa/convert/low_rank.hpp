@@ -83,9 +83,7 @@ LowRank low_rank(const Weights& source, Index rank, const Calibration* calibrati
     Matrix difference = before;
     for (std::size_t i = 0; i < difference.values().size(); ++i) difference.values()[i] -= after.values()[i];
     report.errors = detail::squared_norms<Real>({difference, no_bias, G}, calibration);
-    report.norms = detail::squared_norms<Real>({before, bias, G}, calibration);
-    for (double& x : report.errors) x = std::max(x, 0.0);
-    for (double& x : report.norms) x = std::sqrt(std::max(x, 0.0));
+    report.norms = detail::norms<Real>({before, bias, G}, calibration);
     return report;
   };
   result.report.keys = told(source.wk, source.bk, result.weights.wk);

@@ -8,8 +8,8 @@
 
 #include "gqa/convert/align.hpp"
 #include "gqa/convert/method.hpp"
-#include "gqa/convert/random.hpp"
 #include "gqa/convert/report.hpp"
+#include "gqa/core/random.hpp"
 
 namespace gqa::convert {
 
@@ -94,7 +94,7 @@ inline void check_factors(const char* name, const HeadFunctions& source, HeadWei
 }
 
 /// Draws heads anew: uniform in +-sqrt(3) times the root mean square of the source's weights.
-inline void random_heads(const HeadFunctions& source, Random& random, Side& target) {
+inline void random_heads(const HeadFunctions& source, gqa::detail::Random& random, Side& target) {
   const auto& x = source.weights.values();
   double squares = 0;
   for (double value : x) squares += value * value;
@@ -117,11 +117,8 @@ HeadReport head_report(const HeadFunctions& before, const HeadFunctions& after, 
     }
   HeadReport report;
   report.errors = squared_norms<Real>({difference, bias_difference, before.heads}, calibration);
-  report.norms = squared_norms<Real>(before, calibration);
-  report.new_norms = squared_norms<Real>(after, calibration);
-  for (double& x : report.errors) x = std::max(x, 0.0);
-  for (double& x : report.norms) x = std::sqrt(std::max(x, 0.0));
-  for (double& x : report.new_norms) x = std::sqrt(std::max(x, 0.0));
+  report.norms = norms<Real>(before, calibration);
+  report.new_norms = norms<Real>(after, calibration);
   return report;
 }
 
@@ -225,7 +222,7 @@ Merged merge_heads(const Weights& source, const HeadGrouping& grouping, const Me
       break;
     }
     case Method::Kind::random: {
-      detail::Random random(method.seed());
+      gqa::detail::Random random(method.seed());
       detail::random_heads(keys, random, new_keys);
       detail::random_heads(values, random, new_values);
       break;

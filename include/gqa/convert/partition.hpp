@@ -114,11 +114,13 @@ inline void descend(Partition& p, double scale, bool sizes_are_free) {
     Index h_best = -1, k_best = -1, g_best = -1;
     for (Index h = 0; h < p.heads(); ++h) {
       for (Index k = h + 1; k < p.heads(); ++k)
-        if (p.group(h) != p.group(k) && p.swap_gain(h, k) < best)
-          best = p.swap_gain(h, k), h_best = h, k_best = k, g_best = -1;
+        if (p.group(h) != p.group(k))
+          if (const double gain = p.swap_gain(h, k); gain < best)
+            best = gain, h_best = h, k_best = k, g_best = -1;
       for (Index g = 0; sizes_are_free && g < p.groups(); ++g)
-        if (g != p.group(h) && p.size(p.group(h)) > 1 && p.move_gain(h, g) < best)
-          best = p.move_gain(h, g), h_best = h, k_best = -1, g_best = g;
+        if (g != p.group(h) && p.size(p.group(h)) > 1)
+          if (const double gain = p.move_gain(h, g); gain < best)
+            best = gain, h_best = h, k_best = -1, g_best = g;
     }
     if (h_best < 0) return;
     if (k_best < 0) {

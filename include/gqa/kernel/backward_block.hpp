@@ -158,24 +158,14 @@ class BackwardBlock {
       const auto seen = part(scores, columns);
       kernels_.rows.scale(seen.data(), columns.size(), call_.forward.scale.size);
       if (call_.score) std::copy(seen.begin(), seen.end(), raw_ + columns.begin);
-      call_.forward.score(seen, score_row(item, block, i, columns.begin));
+      call_.forward.score(seen, item.score_row(block.first_row + i, seen_.chunk_begin + columns.begin));
     });
     differentiate(i, 1, 1, rows);
     if (!call_.score) return;
     seen_.for_seen_runs(i, [&](Range columns) {
       call_.score.pull_back(call_.score.score, part(raw_, columns), part(d_scores_ + i * stride, columns),
-                            score_row(item, block, i, columns.begin), sums);
+                            item.score_row(block.first_row + i, seen_.chunk_begin + columns.begin), sums);
     });
-  }
-
-  /// The coordinates of the scores of row i from a column of the step on.
-  ScoreRow score_row(const Item<Acc>& item, const Block& block, Index i, Index column) const {
-    const Index row = block.first_row + i, shift = item.queries.position_shift;
-    return {.seq = item.seq,
-            .q_head = item.q_head(row),
-            .q_pos = item.queries.first_position + item.token(row) + shift,
-            .kv_begin = seen_.chunk_begin + column + shift,
-            .first_query = item.queries.first_position + shift};
   }
 
   /// Tiles from t on of which every row sees the same keys from the first on: one product runs over them.

@@ -18,8 +18,7 @@ class BackwardKeys {
   BackwardKeys(Arena& arena, const KVSource& kv, const CallKernels<Acc>& kernels)
       : kv_(kv),
         kernels_(kernels),
-        rules_{kv.value_dim, std::is_same_v<Acc, double>, kv.format,
-               kv.format->bytes == sizeof(Acc) ? nullptr : kv.format},
+        rules_(tile_rules<Acc>(kv)),
         key_stride_(round_up(kv.head_dim, simd::padding)),
         value_stride_(round_up(kv.value_dim, simd::padding)),
         keys_(arena.take<Acc>(checked_mul(tuning::backward_keys, key_stride_, "workspace"))),

@@ -123,21 +123,14 @@ class BackwardWorker {
  private:
   template <class F>
   void for_blocks(const Item<Acc>& item, F&& f) const {
-    const Index block_tokens = std::max<Index>(1, block_rows_ / item.group_size);
-    for (Index i = 0; i * block_tokens < item.tokens.size(); ++i) f(item.block(i, block_tokens));
+    item.for_blocks(block_rows_, f);
   }
 
   /// The first step from position `from` on of which a query of the item may see something; the end of the
   /// keys where there is none.
   Index next_step(const Item<Acc>& item, Index from) const {
-    while (from < item.kv.end) {
-      const Range seen = item.mask.next_visible(item.positions(), from);
-      if (seen.empty() || seen.begin >= item.kv.end) break;
-      const Ranges there = intersect(item.retained, intersect(seen, item.kv));
-      if (!there.empty()) return round_down(there.hull().begin, tuning::backward_keys);
-      from = std::max(seen.end, from + 1);
-    }
-    return item.kv.end;
+    const Index seen = item.next_seen(from);
+    return seen == item.nothing_seen ? item.kv.end : round_down(seen, tuning::backward_keys);
   }
 
   /// One step of keys against all blocks of the item: its dk_ and dv_, and what it adds to dq. False where

@@ -77,8 +77,7 @@ class Chunk {
   Chunk(Arena& arena, const KVSource& kv, const CallKernels<Acc>& kernels)
       : kv_(kv),
         kernels_(kernels),
-        rules_{kv.value_dim, std::is_same_v<Acc, double>, kv.format,
-               kv.format->bytes == sizeof(Acc) ? nullptr : kv.format},
+        rules_(tile_rules<Acc>(kv)),
         value_stride_(round_up(kv.value_dim, simd::padding)),
         view_scratch_bytes_(scratch_stride(kv.scratch_bytes)),
         pieces_(arena.take<Piece<Acc>>(chunk_keys)),

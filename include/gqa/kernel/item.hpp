@@ -45,6 +45,15 @@ struct Item {
   Index call_row(Index row) const {
     return (queries.first_row + token(row)) * heads.num_q_heads + q_head(row);
   }
+  /// The coordinates of a row's scores from position `position` on, as the view counts.
+  ScoreRow score_row(Index row, Index position) const {
+    const Index shift = queries.position_shift;
+    return {.seq = seq,
+            .q_head = q_head(row),
+            .q_pos = queries.first_position + token(row) + shift,
+            .kv_begin = position + shift,
+            .first_query = queries.first_position + shift};
+  }
   /// The merge unit of a chunk.
   Index unit(Index chunk) const { return (chunk * chunk_keys + queries.position_shift) / merge_keys; }
 
@@ -53,6 +62,27 @@ struct Item {
     const Index begin = tokens.begin + i * block_tokens;
     const Range mine = {begin, std::min(begin + block_tokens, tokens.end)};
     return {mine, queries.positions(mine), i * block_tokens * group_size, mine.size() * group_size};
+  }
+  /// The blocks of at most `block_rows` rows (or of one token) in order.
+  template <class F>
+  void for_blocks(Index block_rows, F&& f) const {
+    const Index block_tokens = std::max<Index>(1, block_rows / group_size);
+    for (Index i = 0; i * block_tokens < tokens.size(); ++i) f(block(i, block_tokens));
+  }
+
+  static constexpr Index nothing_seen = -1;
+
+  /// The first retained position of `kv` from `from` on near which a query of the item may see a key.
+  Index next_seen(Index from) const {
+    from = std::max(kv.begin, from);
+    while (from < kv.end) {
+      const Range seen = mask.next_visible(positions(), from);
+      if (seen.empty() || seen.begin >= kv.end) return nothing_seen;
+      const Ranges there = intersect(retained, intersect(seen, kv));
+      if (!there.empty()) return there.hull().begin;
+      from = std::max(seen.end, from + 1);
+    }
+    return nothing_seen;
   }
 };
 

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <vector>
 
+#include "gqa/core/random.hpp"
 #include "gqa/core/rounded.hpp"
 #include "gqa/core/shape.hpp"
 
@@ -23,7 +23,7 @@ struct QueryClusters {
 
 /// k-means (Lloyd), begun at queries drawn by their squared distance from those drawn before (Arthur and
 /// Vassilvitskii 2007): so no two beginnings are alike, and with as many clusters as there are different
-/// queries each has its own. The engine is the standard's and the mapping ours: the same on every machine.
+/// queries each has its own.
 inline QueryClusters cluster_queries(const std::vector<double>& q, Index n, Index most_clusters,
                                      Index iterations, std::uint64_t seed) {
   const Index dim = static_cast<Index>(q.size()) / n;
@@ -38,9 +38,9 @@ inline QueryClusters cluster_queries(const std::vector<double>& q, Index n, Inde
   };
   const auto query = [&](Index i) { return q.data() + i * dim; };
 
-  std::mt19937_64 engine(seed);
+  Random random(seed);
   std::vector<double> nearest(at(n), std::numeric_limits<double>::infinity());
-  Index next = static_cast<Index>(engine() % static_cast<std::uint64_t>(n));
+  Index next = random.below(n);
   Index clusters = 0;
   while (true) {
     result.centres.insert(result.centres.end(), query(next), query(next) + dim);
@@ -52,7 +52,7 @@ inline QueryClusters cluster_queries(const std::vector<double>& q, Index n, Inde
       total += nearest[at(i)];
     }
     if (++clusters == std::min(most_clusters, n) || total == 0) break;
-    double left = total * static_cast<double>(engine() >> 11) * 0x1p-53;
+    double left = total * random.uniform();
     next = -1;
     for (Index i = 0; i < n && (next < 0 || left >= 0); ++i) {
       if (nearest[at(i)] == 0) continue;

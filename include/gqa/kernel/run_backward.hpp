@@ -41,7 +41,7 @@ Index plan_backward(const BackwardCall<Acc>& call, Index num_threads, Plan& plan
                               .slot = split.first_slot + part * split.num_slots});
         plan.max_rows = std::max(plan.max_rows, checked_mul(q.size(), group_size, "workspace"));
         const double pairs = static_cast<double>(q.size() * group_size) * static_cast<double>(kv.size());
-        total_ns += pairs * static_cast<double>(3 * forward.kv.head_dim + 2 * forward.kv.value_dim) * 2 / 80;
+        total_ns += tuning::backward_ns(pairs, forward.kv.head_dim, forward.kv.value_dim);
       }
       if (slices == 1) continue;
       plan.num_slots =

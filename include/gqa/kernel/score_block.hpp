@@ -129,18 +129,8 @@ class ScoreBlock {
     seen_.for_seen_runs(i, [&](Range columns) {
       kernels_.rows.scale(row(i) + columns.begin, columns.size(), call_.scale.size);
       call_.score(std::span<Acc>(row(i) + columns.begin, static_cast<std::size_t>(columns.size())),
-                  score_row(item, block, i, columns.begin));
+                  item.score_row(block.first_row + i, seen_.chunk_begin + columns.begin));
     });
-  }
-
-  /// The coordinates of the scores of row i from a column of the chunk on.
-  ScoreRow score_row(const Item<Acc>& item, const Block& block, Index i, Index column) const {
-    const Index row = block.first_row + i, shift = item.queries.position_shift;
-    return {.seq = item.seq,
-            .q_head = item.q_head(row),
-            .q_pos = item.queries.first_position + item.token(row) + shift,
-            .kv_begin = seen_.chunk_begin + column + shift,
-            .first_query = item.queries.first_position + shift};
   }
 
  private:

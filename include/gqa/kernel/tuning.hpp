@@ -82,6 +82,12 @@ constexpr double estimate_ns(double elements, double element_bytes, double rows)
   return std::max(elements * element_bytes / 16, 2 * elements * rows / 80);
 }
 
+/// The same of backward: three products over head_dim and two over value_dim for each pair of a row and a
+/// key.
+constexpr double backward_ns(double pairs, Index head_dim, Index value_dim) {
+  return pairs * static_cast<double>(3 * head_dim + 2 * value_dim) * 2 / 80;
+}
+
 /// Four tasks a thread leave at most a quarter of one thread's share to wait for at the end.
 constexpr Index tasks_wanted(Index num_threads) { return 4 * num_threads; }
 

@@ -142,8 +142,7 @@ class Worker {
   /// The blocks of an item in order.
   template <class F>
   void for_blocks(const Item<Acc>& item, F&& f) const {
-    const Index block_tokens = std::max<Index>(1, block_rows_ / item.group_size);
-    for (Index i = 0; i * block_tokens < item.tokens.size(); ++i) f(item.block(i, block_tokens));
+    item.for_blocks(block_rows_, f);
   }
   /// Where a block's flags are.
   static Index flag(const Item<Acc>& item, const Block& block) {
@@ -169,15 +168,8 @@ class Worker {
 
   /// The first chunk from `chunk` on in which a query of the item may see a key.
   Index next_chunk(const Item<Acc>& item, Index chunk) const {
-    Index from = std::max(item.kv.begin, chunk * chunk_keys);
-    while (from < item.kv.end) {
-      const Range seen = item.mask.next_visible(item.positions(), from);
-      if (seen.empty() || seen.begin >= item.kv.end) return no_chunk;
-      const Ranges there = intersect(item.retained, intersect(seen, item.kv));
-      if (!there.empty()) return there.hull().begin / chunk_keys;
-      from = std::max(seen.end, from + 1);
-    }
-    return no_chunk;
+    const Index seen = item.next_seen(chunk * chunk_keys);
+    return seen == item.nothing_seen ? no_chunk : seen / chunk_keys;
   }
 
   /// Reads the tiles of a chunk that any query of the item may see; false where there is none.

@@ -155,6 +155,13 @@ struct TileRules {
   const simd::Format* only;      // the one format of both sides, plain; null: any
 };
 
+/// The rules for a view whose keys and values are summed in Acc.
+template <class Acc>
+TileRules tile_rules(const KVSource& kv) {
+  return {kv.value_dim, std::is_same_v<Acc, double>, kv.format,
+          kv.format->bytes == sizeof(Acc) ? nullptr : kv.format};
+}
+
 [[noreturn, gnu::noinline, gnu::cold]] inline void refuse_side(const char* name, TileSide side,
                                                                TileRules rules) {
   GQA_CHECK(side.format != nullptr, std::invalid_argument,

@@ -28,12 +28,14 @@ struct LinearCall {
 template <class Acc>
 void run_linear(const ExecutorRef& executor, const LinearCall& call, Workspace& workspace);
 
+/// Throws std::invalid_argument unless a size is what another matrix has.
+inline void check_size(const char* name, const char* size, Index is, Index expected, const char* as) {
+  GQA_CHECK(is == expected, std::invalid_argument,
+            name << ": " << size << " is " << is << ", expected " << expected << " as in " << as);
+}
+
 /// Throws std::invalid_argument for sizes and types that do not belong together.
 inline void check_linear(const LinearCall& call) {
-  const auto check = [](const char* name, const char* size, Index is, Index expected, const char* as) {
-    GQA_CHECK(is == expected, std::invalid_argument,
-              name << ": " << size << " is " << is << ", expected " << expected << " as in " << as);
-  };
   const auto check_type = [&](const char* name, const MatrixView& m) {
     GQA_CHECK(m.format != nullptr, std::invalid_argument, name << ": no matrix is given");
     GQA_CHECK(m.format->in_double == call.y.view.format->in_double, std::invalid_argument,
@@ -44,13 +46,13 @@ inline void check_linear(const LinearCall& call) {
   check_type("weight", call.weight);
   if (call.bias.row.format != nullptr) {
     check_type("bias", call.bias.row);
-    check("bias", "size", call.bias.size(), call.weight.rows, "the rows of weight");
+    check_size("bias", "size", call.bias.size(), call.weight.rows, "the rows of weight");
   }
   GQA_CHECK(!call.round_to_bf16 || !call.y.view.format->in_double, std::invalid_argument,
             "round_to_bf16: elements are f64, expected f32, f16 or bf16");
-  check("x", "columns", call.x.columns, call.weight.columns, "weight");
-  check("y", "rows", call.y.view.rows, call.x.rows, "x");
-  check("y", "columns", call.y.view.columns, call.weight.rows, "the rows of weight");
+  check_size("x", "columns", call.x.columns, call.weight.columns, "weight");
+  check_size("y", "rows", call.y.view.rows, call.x.rows, "x");
+  check_size("y", "columns", call.y.view.columns, call.weight.rows, "the rows of weight");
   check_apart("y", call.y.view, "x", call.x);
   check_apart("y", call.y.view, "weight", call.weight);
   check_apart("y", call.y.view, "bias", call.bias.row);

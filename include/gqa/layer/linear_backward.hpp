@@ -31,13 +31,9 @@ inline void linear_backward(const ExecutorRef& executor, const MatrixView& x, co
   if (into.x) calls.push_back({dy, weight.transposed(), {}, *into.x});
   if (into.weight) calls.push_back({dy.transposed(), x.transposed(), {}, *into.weight});
   if (into.bias) calls.push_back({all_tokens, dy.transposed(), {}, *into.bias});
-  const auto check = [](const char* name, const char* size, Index is, Index expected, const char* as) {
-    GQA_CHECK(is == expected, std::invalid_argument,
-              name << ": " << size << " is " << is << ", expected " << expected << " as in " << as);
-  };
-  check("dy", "rows", dy.rows, x.rows, "x");
-  check("dy", "columns", dy.columns, weight.rows, "the rows of weight");
-  check("x", "columns", x.columns, weight.columns, "weight");
+  check_size("dy", "rows", dy.rows, x.rows, "x");
+  check_size("dy", "columns", dy.columns, weight.rows, "the rows of weight");
+  check_size("x", "columns", x.columns, weight.columns, "weight");
   for (const LinearCall& call : calls) {
     check_linear(call);
     for (const MatrixView& read : {x, weight, dy}) check_apart("a gradient", call.y.view, "an input", read);

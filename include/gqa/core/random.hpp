@@ -8,7 +8,7 @@
 
 #include "gqa/core/shape.hpp"
 
-namespace gqa::convert::detail {
+namespace gqa::detail {
 
 /// Draws that are the same with every standard library: its engine is fixed by the standard, its
 /// distributions are not.
@@ -31,4 +31,4 @@ class Random {
   std::mt19937_64 engine_;
 };
 
-}  // namespace gqa::convert::detail
+}  // namespace gqa::detail
