@@ -10,10 +10,14 @@ endif()
 target_compile_options(gqa_compiled PRIVATE "$<TARGET_PROPERTY:gqa_warnings,INTERFACE_COMPILE_OPTIONS>")
 
 # Compiling is most of what tests cost. The kernels they run are those of gqa::compiled, with the build's own flags; the
-# rest of a test runs once, and under a sanitizer takes three times as long to optimise as to compile.
+# rest of a test runs once, and under a sanitizer takes three times as long to optimise as to compile. Those that loop
+# for long themselves, most of them in the oracle, are worth it there too.
 add_library(gqa_test_flags INTERFACE)
+set(gqa_optimised_tests "^$")
 if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
   target_compile_options(gqa_test_flags INTERFACE -O0)
+  set(gqa_optimised_tests
+      "^simd_exp2_test$|^mask_compose_test$|^attention_(oracle|scores|masks|cascade)_test$|_model_test$")
 else()
   target_compile_options(gqa_test_flags INTERFACE -O1)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -35,9 +39,8 @@ function(gqa_test file)
   add_executable(${name} ${file} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_link_libraries(${name} PRIVATE gqa::compiled gqa_warnings GTest::gtest_main ${arg_LIBS})
-  # Those that loop for long themselves are worth optimising; a precompiled header must have a file's own flags.
-  if(name MATCHES "^simd_exp2_test$|^mask_compose_test$|_model_test$")
-    set(arg_NO_PCH TRUE)
+  if(name MATCHES "${gqa_optimised_tests}")
+    set(arg_NO_PCH TRUE)  # a precompiled header must have a file's own flags
   else()
     target_link_libraries(${name} PRIVATE gqa_test_flags)
   endif()
