@@ -21,6 +21,7 @@
 #include "gqa/layer/attention_tape.hpp"
 #include "gqa/layer/linear.hpp"
 #include "gqa/layer/linear_backward.hpp"
+#include "gqa/layer/linformer.hpp"
 #include "gqa/mask.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"
