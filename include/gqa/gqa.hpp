@@ -23,6 +23,8 @@
 #include "gqa/layer/linear_backward.hpp"
 #include "gqa/layer/linformer.hpp"
 #include "gqa/mask.hpp"
+#include "gqa/plan/cache_plan.hpp"
+#include "gqa/plan/capacity.hpp"
 #include "gqa/position/qk_norm.hpp"
 #include "gqa/position/rope.hpp"
 #include "gqa/position/rope_table.hpp"
