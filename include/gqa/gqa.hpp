@@ -19,6 +19,7 @@
 #include "gqa/explain.hpp"
 #include "gqa/layer/attention_layer.hpp"
 #include "gqa/layer/attention_tape.hpp"
+#include "gqa/layer/latent_attention.hpp"
 #include "gqa/layer/linear.hpp"
 #include "gqa/layer/linear_backward.hpp"
 #include "gqa/layer/linformer.hpp"
@@ -30,4 +31,5 @@
 #include "gqa/position/rope_table.hpp"
 #include "gqa/reference/attention.hpp"
 #include "gqa/reference/attention_backward.hpp"
+#include "gqa/reference/latent_attention.hpp"
 #include "gqa/score.hpp"

@@ -54,6 +54,27 @@ TYPED_TEST(CachePlanOf, CrossCaches) {
   }
 }
 
+TYPED_TEST(CachePlanOf, LatentCaches) {
+  const CachePlan plan =
+      plan_of(CachePlacement::latent, {.num_kv_heads = 1, .head_dim = 26, .value_dim = 20});
+  for (const Index n : lengths) {
+    LatentCache<TypeParam> cache({.max_tokens = n, .num_layers = 2, .latent_dim = 20, .rope_dim = 6});
+    cache.extend(n);
+    EXPECT_EQ(plan.bytes<TypeParam>(n), cache.allocated_bytes()) << n;
+  }
+  EXPECT_EQ(plan.elements_per_token(), 2 * 26);
+  // DeepSeek-V3 against the MHA of its heads, and MQA: 128 heads with keys and values of 128.
+  const CachePlan v3 =
+                      plan_of(CachePlacement::latent, {.num_kv_heads = 1, .head_dim = 576, .value_dim = 512}),
+                  mha = plan_of(CachePlacement::contiguous, {.num_kv_heads = 128, .head_dim = 128}),
+                  mqa = plan_of(CachePlacement::contiguous, {.num_kv_heads = 1, .head_dim = 128});
+  const auto ratio = [](const CachePlan& a, const CachePlan& b) {
+    return static_cast<double>(a.bytes<TypeParam>(131072)) / static_cast<double>(b.bytes<TypeParam>(131072));
+  };
+  EXPECT_NEAR(ratio(mha, v3), 56.9, 0.05);
+  EXPECT_DOUBLE_EQ(ratio(v3, mqa), 2.25);
+}
+
 TYPED_TEST(CachePlanOf, PagedCaches) {
   for (const Index page : {64, 192}) {
     CachePlanConfig config{.layers = uniform_layers(2, {.num_kv_heads = 3, .head_dim = 40, .value_dim = 24}),
@@ -177,6 +198,8 @@ TEST(CachePlan, RefusesWhatNoCacheCanBe) {
             "layer 1: sizes differ from those of layer 0, expected CachePlacement::hybrid");
   EXPECT_EQ(said({.layers = {layer}, .placement = CachePlacement::paged, .page_tokens = 16}),
             "page_tokens is 16, expected a multiple of 64");
+  EXPECT_EQ(said({.layers = {layer}, .placement = CachePlacement::latent}),
+            "layer 0: sizes are 2 x 16 and x 16, expected 1 KV head whose values are part of its keys");
   EXPECT_EQ(said({.layers = {layer}, .shared_tokens = 5}),
             "shared_tokens is 5, expected 0: only pages are shared");
   EXPECT_EQ(said({.layers = {layer}, .placement = CachePlacement::hybrid, .max_span = 0}),

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "gqa/kv/latent.hpp"
 #include "gqa/kv/layer_group.hpp"
 
 namespace gqa {
@@ -15,7 +16,8 @@ enum class CachePlacement {
   contiguous,  ///< KVCache, BatchCache: 512 tokens at a time; layers all alike
   paged,       ///< PagedCache: whole pages; layers all alike
   hybrid,      ///< HybridCache, and RingCache where every layer has a window
-  cross        ///< CrossCache: written once, in whole tiles of 64; layers as in contiguous
+  cross,       ///< CrossCache: written once, in whole tiles of 64; layers as in contiguous
+  latent       ///< LatentCache: layers alike, of 1 KV head as wide as a row, its values the latent
 };
 
 /// What a model keeps of every token, and where.
@@ -61,6 +63,8 @@ class CachePlan {
 
   /// Elements of keys and values of one token in all layers.
   Index elements_per_token() const {
+    if (config_.placement == CachePlacement::latent)
+      return checked_mul(std::ssize(config_.layers), config_.layers.front().head_dim, "layers");
     Index sum = 0;
     for (const CacheLayer& layer : config_.layers)
       sum = checked_add(sum, shape_of(layer, 1).elements_per_token(), "layers");
@@ -87,6 +91,13 @@ class CachePlan {
       case CachePlacement::paged:
         return times(detail::PageLayout<T>(shape(), config_.page_tokens / tile_keys).bytes(),
                      pages(tokens, users));
+      case CachePlacement::latent: {
+        const CacheLayer& row = config_.layers.front();
+        return times(detail::LatentState<T>(std::ssize(config_.layers), row.value_dim,
+                                            row.head_dim - row.value_dim, tokens)
+                         .bytes_for(tokens),
+                     users);
+      }
       case CachePlacement::hybrid:
         break;
     }
@@ -124,6 +135,10 @@ class CachePlan {
     check("window", layer.window, 0);
     check("sinks", layer.sinks, 0);
     if (config_.placement == CachePlacement::hybrid) return;
+    if (config_.placement == CachePlacement::latent)
+      GQA_CHECK(layer.num_kv_heads == 1 && layer.value_dim <= layer.head_dim, std::invalid_argument,
+                "layer " << i << ": sizes are " << layer.num_kv_heads << " x " << layer.head_dim << " and x "
+                         << layer.value_dim << ", expected 1 KV head whose values are part of its keys");
     GQA_CHECK(layer.num_kv_heads == config_.layers.front().num_kv_heads &&
                   layer.head_dim == config_.layers.front().head_dim &&
                   layer.value_dim == config_.layers.front().value_dim,
