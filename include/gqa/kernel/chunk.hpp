@@ -283,7 +283,7 @@ class Chunk {
     } else {
       const bool whole_vectors = kv_.value_dim == value_stride_ && v.data != gathered_v_;
       if (v.format->bytes == Index{sizeof(Acc)} && whole_vectors && !v.scaled() &&
-          !tuning::copies_values(rows))
+          !tuning::copies_values(rows, v.stride * v.format->bytes))
         return widened(v.as<Acc>(), v.stride);
       const auto& kernels = kernels_.of(v);
       const Index row_bytes = v.stride * v.format->bytes;

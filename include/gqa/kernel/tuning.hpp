@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 
 #include "gqa/core/shape.hpp"
 #include "gqa/simd/product.hpp"
@@ -134,10 +135,15 @@ constexpr Index value_run_keys(Index rows) { return streams(rows) ? tile_keys : 
 /// The sums are the same: each widened element enters the same multiply-add.
 constexpr bool widens_once(Index rows) { return rows >= 64; }
 
-/// From this many rows on a caller's values are copied to rows that stand side by side: token strides of
-/// whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
-/// pass.
-constexpr bool copies_values(Index rows) { return rows >= 24; }
+/// From this many rows on a caller's values are copied to rows that stand side by side where their strides
+/// leave them in a few sets of the first-level cache (of 64 lines of 64 bytes, 8 ways at least), to miss in
+/// every pass: strides of whole pages, as G heads of D often make, leave all rows in one. A tile's 64 rows
+/// need 8 sets, and as many for the keys.
+constexpr bool copies_values(Index rows, Index row_bytes) {
+  const Index lines = row_bytes / 64;
+  const Index sets = lines == 0 ? 64 : 64 / std::gcd(lines, Index{64});
+  return rows >= 24 && (sets < 16 || row_bytes % 64 != 0);
+}
 
 /// Tokens ahead of those being read or written whose rows are prefetched.
 inline constexpr Index rows_ahead = 4;
