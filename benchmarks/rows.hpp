@@ -52,5 +52,6 @@ std::vector<Row> prefix_rows(const Machine& machine);
 std::vector<Row> member_rows(const Machine& machine);
 std::vector<Row> ring_rows();
 std::vector<Row> linear_rows(const Machine& machine);
+std::vector<Row> latent_rows();
 
 }  // namespace bench
