@@ -76,7 +76,7 @@ void for_probabilities(E&& executor, const Q& q, const KV& kv, const Probability
   for (Index begin = 0; begin < num_tokens; begin += step) {
     which.tokens.clear();
     for (Index t = begin; t < std::min(begin + step, num_tokens); ++t) which.tokens.push_back(t);
-    const Tensor3<float> p = attention_weights(executor, q, view, which, arguments...);
+    const auto p = attention_weights(executor, q, view, which, arguments...);
     f(ProbabilityRows{p.data(), p.dimension(0), p.dimension(1), p.dimension(2),
                       queries.first_position + queries.position_shift + begin,
                       keys.begin + queries.position_shift});
