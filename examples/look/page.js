@@ -147,7 +147,7 @@
     c.strokeRect(mapColumn(state.head), top + state.layer * height, cell - 1, height - 1);
     const [, name, unit] = measures.find(([key]) => key === state.measure);
     at('map-readout').textContent = `Layers down, heads across, groups of ${groupSize} apart. ${name} (${unit}): ` +
-        `${number(least)} (light) to ${number(most)} (dark); layer ${state.layer}, head ${state.head}: ` +
+        `${number(least)} (faint) to ${number(most)} (strong); layer ${state.layer}, head ${state.head}: ` +
         number(data.layers[state.layer].heads[state.head][state.measure]);
     canvas.setAttribute('aria-label', `${name} of every head`);
   }
