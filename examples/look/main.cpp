@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the heads of a real model look at: a page, a picture, JSON or text.
 #include <fstream>
+#include <iomanip>
 #include <iostream>
 
 #include "failure.hpp"
@@ -50,16 +51,21 @@ int run(const Options& options) {
   const Look look = look_at(loaded.model, loaded.executor, tokens, options,
                             [&](double done) { line.show("looking", done); });
   line.clear();
-  if (options.html_wanted) {
-    write(options.html, page(look, file.sizes, file.tokenizer));
-    std::cerr << "look: open " << options.html.string() << " in a browser\n";
-  }
+  if (options.html_wanted) write(options.html, page(look, file.sizes, file.tokenizer));
   if (!options.svg.empty()) {
     const std::string svg = picture(look, file.sizes, file.tokenizer, options);
     if (svg_in_file)
       write(options.svg, svg);
     else
       std::cout << svg;
+  }
+  if (!options.json && !options.explain && options.svg != "-") {
+    std::cout << file.sizes.name << ": " << tokens.size()
+              << " tokens; Jensen-Shannon divergence of heads in nats, 0 to 0.693: " << std::fixed
+              << std::setprecision(3) << look.within() << " within groups, " << look.between()
+              << " between groups\n";
+    for (const auto& written : {options.html_wanted ? options.html : "", options.svg})
+      if (!written.empty()) std::cout << "open " << written.string() << " in a browser\n";
   }
   if (options.json)
     std::cout << to_json(look, file.sizes, file.tokenizer)
