@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "program.hpp"
 
-#include <fcntl.h>
-
 #include <atomic>
 #include <chrono>
 #include <iostream>
 #include <mutex>
-#include <unordered_map>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 #include <utility>
 
@@ -16,6 +13,7 @@
 #include "factors.hpp"
 #include "interrupt.hpp"
 #include "loaded_model.hpp"
+#include "model_output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "session.hpp"
@@ -131,55 +129,6 @@ std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& o
   return tensors;
 }
 
-/// The file: the source's tensors in its order, those of attention replaced.
-OutputFile make_output(const ModelFile& file, const Options& options, Index num_kv_heads,
-                       std::vector<OutputTensor> attention) {
-  OutputFile out{
-      file.gguf, {{"llama.attention.head_count_kv", static_cast<std::uint32_t>(num_kv_heads)}}, {}};
-  if (options.type) {
-    // llama.cpp's numbers of these types as those of whole files.
-    const std::uint32_t file_type = *options.type == TensorType::f32   ? 0
-                                    : *options.type == TensorType::f16 ? 1
-                                                                       : 7;
-    out.integers.push_back({"general.file_type", file_type});
-    if (*options.type == TensorType::q8_0) out.integers.push_back({"general.quantization_version", 2});
-  }
-  std::unordered_map<std::string_view, OutputTensor*> changed;
-  for (OutputTensor& tensor : attention) changed.emplace(tensor.name, &tensor);
-  for (const GgufTensor& tensor : file.gguf.tensors()) {
-    const auto found = changed.find(tensor.name);
-    if (found != changed.end()) {
-      out.tensors.push_back(std::move(*found->second));
-      continue;
-    }
-    const bool matrix = tensor.rows() > 1;
-    out.tensors.push_back(
-        {.name = std::string(tensor.name),
-         .sizes = {tensor.sizes.begin(), tensor.sizes.begin() + tensor.num_dims},
-         .type = options.type && matrix ? type_for_rows(*options.type, tensor.columns()) : tensor.type,
-         .source = &tensor});
-  }
-  return out;
-}
-
-/// Writes it where it will be renamed from, and looks whether it is a model.
-Index write_output(const OutputFile& output, gqa::detail::Replacement& target) {
-  const Index bytes = output.bytes();
-  gqa::detail::File& file = target.file();
-  // A disk that is too small is found before anything is written to it, where the file system can tell.
-  if (const int error = ::posix_fallocate(file.descriptor(), 0, bytes);
-      error != 0 && error != EINVAL && error != EOPNOTSUPP)
-    gqa::detail::fail_on(file.path(), "cannot write", error);
-  generate::ProgressLine line;
-  Index written = 0;
-  output.write(file, [&](Index more) {
-    stop_if_interrupted();
-    line.show("writing", static_cast<double>(written += more) / static_cast<double>(bytes));
-  });
-  (void)ModelFile(file.path());
-  return bytes;
-}
-
 int convert_file(const Options& options) {
   check_output(options);
   const ModelFile file(options.model);
@@ -222,11 +171,17 @@ int convert_file(const Options& options) {
     if (options.calibration) calibration = loaded.calibrate(calibrated, options.noise);
   }
   const auto start = std::chrono::steady_clock::now();
-  const OutputFile output =
-      make_output(file, options, report.num_kv_heads,
-                  convert_layers(file, options, settings, executor, calibration, report));
+  OutputFile output = model_output(file.gguf, options.type,
+                                   convert_layers(file, options, settings, executor, calibration, report));
+  output.integers.insert(output.integers.begin(),
+                         {"llama.attention.head_count_kv", static_cast<std::uint32_t>(report.num_kv_heads)});
   report.bytes_before = std::ssize(file.bytes.bytes());
-  report.bytes_after = write_output(output, target);
+  generate::ProgressLine line;
+  report.bytes_after = write_model(output, target, [&](double done) {
+    stop_if_interrupted();
+    line.show("writing", done);
+  });
+  line.clear();
   target.commit();
   report.conversion_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (options.perplexity) {
