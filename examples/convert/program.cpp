@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "program.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <iostream>
 #include <mutex>
+#include <sstream>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 #include <utility>
 
@@ -38,6 +41,12 @@ std::vector<TokenId> read_text(const fs::path& path, const ModelFile& file, Inde
       file.tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
   if (max_tokens > 0 && std::ssize(tokens) > max_tokens) tokens.resize(static_cast<std::size_t>(max_tokens));
   return tokens;
+}
+
+void replace_file(const fs::path& path, std::string_view text) {
+  gqa::detail::Replacement file(path);
+  file.file().write(std::as_bytes(std::span(text)));
+  file.commit();
 }
 
 /// Throws std::invalid_argument where the output is one of the files that are read: it would be there no
@@ -98,35 +107,76 @@ class Loaded {
   Index context_;
 };
 
-/// All layers at once, as far as there are threads.
-std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& options,
-                                         const Settings& settings, gqa::PoolExecutor executor,
-                                         const std::vector<gqa::convert::Calibration>& calibration,
-                                         Report& report) {
-  const Index num_layers = file.sizes.num_layers;
-  report.layers.resize(static_cast<std::size_t>(num_layers));
-  std::vector<std::vector<OutputTensor>> of_layer(report.layers.size());
+/// Calls f(layer, weights, calibration) for all layers at once, as far as there are threads.
+void for_layers(
+    const char* what, const ModelFile& file, gqa::PoolExecutor executor,
+    const std::vector<gqa::convert::Calibration>& calibration,
+    const std::function<void(Index, const gqa::convert::Weights&, const gqa::convert::Calibration*)>& f) {
   generate::ProgressLine line;
   std::mutex mutex;
   Index done = 0;
+  const Index num_layers = file.sizes.num_layers;
   executor.parallel_for(num_layers, [&](Index i) {
     stop_if_interrupted();
-    const auto at = static_cast<std::size_t>(i);
     const auto source = read_attention(file.gguf, file.sizes, i);
     try {
-      auto converted = convert_layer(source, settings, i, calibration.empty() ? nullptr : &calibration[at]);
-      of_layer[at] = attention_tensors(file.gguf, i, source, converted.weights, options.type);
-      report.layers[at] = {std::move(converted.report), std::move(converted.groups)};
+      f(i, source, calibration.empty() ? nullptr : &calibration[static_cast<std::size_t>(i)]);
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument("layer " + std::to_string(i) + ": " + error.what());
     }
     const std::lock_guard lock(mutex);
-    line.show("converting", static_cast<double>(++done) / static_cast<double>(num_layers));
+    line.show(what, static_cast<double>(++done) / static_cast<double>(num_layers));
+  });
+}
+
+/// Groups of free sizes, for all layers.
+std::vector<gqa::HeadGrouping> plan_groups(const ModelFile& file, const Settings& settings,
+                                           gqa::PoolExecutor executor,
+                                           const std::vector<gqa::convert::Calibration>& calibration) {
+  std::vector<Choices> layers(static_cast<std::size_t>(file.sizes.num_layers));
+  for_layers("grouping", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    layers[static_cast<std::size_t>(i)] = group_choices(source, settings, i, seen);
+  });
+  return choose_groups(layers, settings);
+}
+
+std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& options,
+                                         const Settings& settings, gqa::PoolExecutor executor,
+                                         const std::vector<gqa::convert::Calibration>& calibration,
+                                         Report& report) {
+  report.layers.resize(static_cast<std::size_t>(file.sizes.num_layers));
+  std::vector<std::vector<OutputTensor>> of_layer(report.layers.size());
+  for_layers("converting", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    const auto at = static_cast<std::size_t>(i);
+    auto converted = convert_layer(source, settings, i, seen);
+    of_layer[at] = attention_tensors(file.gguf, i, source, converted.weights, options.type);
+    report.layers[at] = {std::move(converted.report), std::move(converted.groups)};
   });
   std::vector<OutputTensor> tensors;
   for (auto& layer : of_layer)
     for (OutputTensor& tensor : layer) tensors.push_back(std::move(tensor));
   return tensors;
+}
+
+/// A picture of each layer's groups, and a table of all.
+void write_groups(const ModelFile& file, const fs::path& folder, const Settings& settings,
+                  gqa::PoolExecutor executor, const std::vector<gqa::convert::Calibration>& calibration,
+                  const Report& report) {
+  std::vector<std::string> tables(report.layers.size());
+  for_layers("drawing", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    const auto at = static_cast<std::size_t>(i);
+    const auto& map = report.layers[at].groups;
+    const auto groups = gqa::convert::grouping_report(
+        source, gqa::HeadGrouping(map, *std::ranges::max_element(map) + 1), settings.basis, seen);
+    std::ostringstream table, picture;
+    gqa::convert::write_table(table, groups);
+    gqa::convert::write_svg(picture, groups);
+    tables[at] = "layer " + std::to_string(i) + "\n" + table.str() + "\n";
+    replace_file(folder / ("layer-" + std::to_string(i) + ".svg"), picture.str());
+  });
+  std::string all;
+  for (const std::string& table : tables) all += table;
+  replace_file(folder / "groups.txt", all);
 }
 
 int convert_file(const Options& options) {
@@ -160,6 +210,7 @@ int convert_file(const Options& options) {
                                              << ", the width of what they are to span (or some --noise)");
     report.calibration_tokens = std::ssize(calibrated);
   }
+  if (options.groups) fs::create_directories(*options.groups);
   gqa::detail::Replacement target(options.out);  // where it cannot be written, nothing is computed
 
   Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
@@ -171,6 +222,10 @@ int convert_file(const Options& options) {
     if (options.calibration) calibration = loaded.calibrate(calibrated, options.noise);
   }
   const auto start = std::chrono::steady_clock::now();
+  if (settings.grouping == Grouping::asymmetric) {
+    settings.layer_groups = plan_groups(file, settings, executor, calibration);
+    report.num_kv_heads = resulting_kv_heads(settings, file.sizes.num_q_heads, file.sizes.num_kv_heads);
+  }
   OutputFile output = model_output(file.gguf, options.type,
                                    convert_layers(file, options, settings, executor, calibration, report));
   output.integers.insert(output.integers.begin(),
@@ -184,6 +239,7 @@ int convert_file(const Options& options) {
   line.clear();
   target.commit();
   report.conversion_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (options.groups) write_groups(file, *options.groups, settings, executor, calibration, report);
   if (options.perplexity) {
     const ModelFile converted(options.out);
     report.after = Loaded(converted, executor, options.context).measure(measured);

@@ -117,6 +117,42 @@ TEST_F(Program, ConvertsByAMapOfUnequalGroups) {
   EXPECT_LT(distance(only_first, scores("out.gguf")), 1e-3) << "Wo is F16 where its columns moved";
 }
 
+TEST_F(Program, GroupsByFreeSizesAndDrawsThem) {
+  ASSERT_EQ(convert({"--kv-heads", "4"}).code, 0);
+  std::filesystem::rename(path("out.gguf"), path("four.gguf"));  // heads 0 and 1 are alike, and 2 and 3
+  const auto before = scores("tiny.gguf");
+  const auto by = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(),
+                     {"--grouping", "asymmetric", "--json", "--type", "F32", "--groups", path("groups")});
+    const auto result = convert(arguments, "four.gguf");
+    EXPECT_EQ(result.code, 0) << result.err;
+    return nlohmann::json::parse(result.out);
+  };
+  const auto three = by({"--kv-heads", "3"});
+  EXPECT_EQ(three["distinct_kv_heads"], 6);
+  EXPECT_EQ(three["kv_heads_after"], 4);
+  EXPECT_LT(distance(before, scores("out.gguf")), 1e-6);
+  const auto enough = by({"--budget", "4"});
+  EXPECT_EQ(enough["distinct_kv_heads"], 4);
+  EXPECT_EQ(enough["kv_heads_after"], 2);
+  EXPECT_EQ(enough["by_layer"][1]["groups"], (std::vector<int>{0, 0, 1, 1}));
+  EXPECT_LT(distance(before, scores("out.gguf")), 1e-6);
+  const auto less = by({"--budget", "3", "--calibration", text("text")});
+  EXPECT_EQ(less["distinct_kv_heads"], 3);
+  EXPECT_GT(distance(before, scores("out.gguf")), 1e-3);
+  EXPECT_EQ(by({"--budget", "1000"})["distinct_kv_heads"], 4) << "more would not help";
+  for (const char* picture : {"groups/layer-0.svg", "groups/layer-1.svg"}) {
+    const std::string svg = generate::test::read(path(picture));
+    EXPECT_TRUE(svg.starts_with("<svg") && svg.ends_with("</svg>\n")) << picture;
+    EXPECT_NE(svg.find("<title>4 heads in 2 groups"), std::string::npos);
+  }
+  const std::string table = generate::test::read(path("groups/groups.txt"));
+  EXPECT_TRUE(table.starts_with("layer 0\ngroup  heads")) << table;
+  EXPECT_NE(table.find("layer 1\n"), std::string::npos);
+  const auto report = convert({"--budget", "3", "--grouping", "asymmetric"}, "four.gguf");
+  EXPECT_NE(report.out.find("KV heads    3 in all, 1 to 2 a layer: "), std::string::npos) << report.out;
+}
+
 TEST_F(Program, ConvertsBiases) {
   auto writer = generate::test::tiny_model();
   const std::pair<const char*, std::uint64_t> parts[] = {
