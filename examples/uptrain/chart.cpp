@@ -11,7 +11,7 @@ namespace uptrain {
 namespace {
 
 constexpr const char* colours[] = {"#8c959f", "#d9822b", "#c9a227", "#2f81c4",
-                                   "#2f9e6e", "#b8559c", "#7a6fd0"};
+                                   "#8a5a44", "#2f9e6e", "#b8559c", "#7a6fd0"};
 
 struct Interval {
   double low = std::numeric_limits<double>::infinity(), high = -low;
@@ -50,10 +50,9 @@ std::vector<double> ticks(const Interval& range, bool logarithmic) {
   return at;
 }
 
-/// As many decimals as tell ticks apart that are `step` or more from each other.
-std::string label(double y, double step) {
+std::string fixed(double x, int decimals) {
   std::ostringstream out;
-  out << std::fixed << std::setprecision(step < 0.1 ? 2 : step < 1 ? 1 : 0) << y;
+  out << std::fixed << std::setprecision(decimals) << x;
   return out.str();
 }
 
@@ -78,6 +77,10 @@ std::string Chart::svg() const {
   if (line) ys.take_in(line->y);
   const std::vector<double> y_ticks = ticks(ys, logarithmic_y);
   const auto up = [&](double y) { return logarithmic_y ? std::log(y) : y; };
+  const auto decimals = [&](double y) {
+    if (logarithmic_y) return y < 1 ? std::max(1, static_cast<int>(std::ceil(-std::log10(y)))) : 0;
+    return step_for(std::max(ys.high - ys.low, 1e-9)) < 0.1 ? 2 : 1;
+  };
   const double floor = up(y_ticks.front()), ceiling = up(y_ticks.back());
   const auto along = [&](double x) { return logarithmic_x ? std::log(x) : x; };
   const double span = std::max(along(xs.high) - along(xs.low), 1e-9), margin = 18;
@@ -105,7 +108,7 @@ std::string Chart::svg() const {
   for (const double y : y_ticks) {
     out << "<line class=\"faint\" x1=\"" << left << "\" x2=\"" << right << "\" y1=\"" << at_y(y) << "\" y2=\""
         << at_y(y) << "\"/>\n";
-    text(left - 6, at_y(y) + 4, "end", label(y, y_ticks.size() > 1 ? y_ticks[1] - y_ticks[0] : 1));
+    text(left - 6, at_y(y) + 4, "end", fixed(y, decimals(y)));
   }
   for (const Tick& tick : x_ticks) text(at_x(tick.at), bottom + 20, "middle", tick.label);
 

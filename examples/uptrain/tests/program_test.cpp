@@ -81,7 +81,7 @@ TEST_F(UptrainProgram, QuickExperiment) {
   for (const auto& row : json.at("summary"))
     for (const auto& loss : row.at("losses"))
       means[{row.at("method"), row.at("kv_heads")}].push_back(loss.at("mean"));
-  EXPECT_EQ(means.size(), 7U * 3 - 1);
+  EXPECT_EQ(means.size(), 8U * 3 - 1);
   const double mha = nlohmann::json(json.at("mha").at("losses")).get<std::vector<double>>()[0];
   for (const auto& [what, losses] : means) {
     const std::string name = what.first + ", G = " + std::to_string(what.second);
