@@ -185,9 +185,7 @@ class Conversion final : public Subject {
              milliseconds([&] { (void)gc::head_distances(weights_, gc::HeadDistance::aligned, basis_); })},
             {"clustered_ms", milliseconds([&] { (void)gc::clustered_groups(distances, G); })},
             {"asymmetric_ms", milliseconds([&] { (void)gc::asymmetric_groups(distances, G); })},
-            {"mean_ms", milliseconds([&] { (void)merged(gc::Method::mean()); })},
-            {"low_rank_ms",
-             milliseconds([&] { (void)gc::low_rank(weights_, gc::rank_of_budget(weights_, G)); })}};
+            {"mean_ms", milliseconds([&] { (void)merged(gc::Method::mean()); })}};
   }
 
  private:

@@ -121,7 +121,8 @@ int train_file(const Options& options) {
   results.model = file.sizes.name;
   results.num_kv_heads = file.sizes.num_kv_heads;
   results.text_tokens = std::ssize(text_tokens);
-  results.measured_tokens = std::ssize(measured_on);
+  // Of each piece the first is not counted.
+  results.measured_tokens = std::ssize(measured_on) - gqa::ceil_div(std::ssize(measured_on), recipe.context);
   if (options.reference) results.reference = reference_loss(*options.reference, measured, options);
 
   generate::ProgressLine line;

@@ -167,6 +167,11 @@ TEST_F(Refusal, OfOutputs) {
   text("text");
   expect_refused(run_tiny({"--out", path("text"), "--kv-heads", "1", "--perplexity", path("text")}),
                  "--out and --perplexity are the same file");
+  expect_refused(run_tiny({"--out", path("text"), "--kv-heads", "1", "--calibration", path("text")}),
+                 "--out and --calibration are the same file");
+  expect_refused(
+      run_tiny({"--out", path("text"), "--kv-heads", "1", "--method", "weighted", "--factors", path("text")}),
+      "--out and --factors are the same file");
 }
 
 TEST_F(Refusal, OfADiskThatFills) {
@@ -178,6 +183,13 @@ TEST_F(Refusal, OfADiskThatFills) {
   EXPECT_NE(result.err.find("File too large"), std::string::npos) << result.err;
   EXPECT_EQ(generate::test::read(path("out.gguf")), "what was there");
   EXPECT_TRUE(clean());
+}
+
+TEST_F(Refusal, SaysWhereItCannotPrint) {
+  const auto full = run({"--model", path("tiny.gguf"), "--out", path("out.gguf"), "--kv-heads", "1"}, "",
+                        "</dev/null >/dev/full");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_EQ(full.err, "convert: cannot write to standard output\n");
 }
 
 TEST_F(Refusal, LeavesAnOutputAsItWasWhenInterrupted) {

@@ -154,6 +154,13 @@ TEST_F(UptrainProgram, AFullDiskLeavesWhatIsThere) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_ / "new" / "checkpoints"));
 }
 
+TEST_F(UptrainProgram, SaysWhereItCannotPrint) {
+  const std::string command = UPTRAIN_PROGRAM + tiny("") + " >/dev/full 2>" + path("stderr") + " </dev/null";
+  const int status = std::system(command.c_str());
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+  EXPECT_EQ(read(folder_ / "stderr"), "uptrain: cannot write to standard output\n");
+}
+
 TEST_F(UptrainProgram, BadInputIsOneLineAndExitCodeTwo) {
   std::ofstream(path("short.txt")) << "In the beginning";
   std::ofstream(path("same.txt")) << std::string(100000, 'a');

@@ -34,6 +34,7 @@ TEST_F(Program, TrainsAndWritesTheModelItMeasured) {
   EXPECT_EQ(points[0]["perplexity"], object["reference_perplexity"]);
   EXPECT_LT(points[2]["perplexity"], 0.9 * points[0]["perplexity"].get<double>());
   EXPECT_EQ(object["trained"], 2 * (64 + 32 + 32 + 64) * 64);
+  EXPECT_GT(object["measured_tokens"], 60);
   EXPECT_EQ(object, nlohmann::json::parse(in_run("results.json")));
   EXPECT_TRUE(clean());
 
@@ -124,6 +125,14 @@ TEST_F(Program, RefusesBadInputInOneLine) {
   auto arguments = tiny();
   arguments.insert(arguments.begin(), {"--model", path("run/model.gguf")});
   expect_refused(run(arguments), "--model is model.gguf in --out, which is written");
+}
+
+TEST_F(Program, SaysWhereItCannotPrint) {
+  auto arguments = tiny();
+  arguments.insert(arguments.begin(), {"--model", path("tiny.gguf")});
+  const auto full = run(arguments, "", "</dev/null >/dev/full");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_EQ(full.err, "uptrain_gguf: cannot write to standard output\n");
 }
 
 TEST_F(Program, RefusesACheckpointOfAnotherTraining) {
