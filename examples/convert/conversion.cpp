@@ -185,4 +185,9 @@ const char* name_of(Grouping grouping) {
   return names[static_cast<int>(grouping)];
 }
 
+const char* name_of(gqa::convert::HeadDistance distance) {
+  constexpr const char* names[] = {"plain", "aligned", "aligned_cosine", "cka"};
+  return names[static_cast<int>(distance)];
+}
+
 }  // namespace convert

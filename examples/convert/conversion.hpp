@@ -72,5 +72,6 @@ Index resulting_kv_heads(const Settings& settings, Index num_q_heads, Index num_
 /// What they are called on the command line.
 const char* name_of(Method method);
 const char* name_of(Grouping grouping);
+const char* name_of(gqa::convert::HeadDistance distance);
 
 }  // namespace convert

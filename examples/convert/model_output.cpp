@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "attention_tensors.hpp"
-#include "loaded_model.hpp"
 
 namespace convert {
 
@@ -49,7 +48,6 @@ Index write_model(const OutputFile& output, gqa::detail::Replacement& target,
   Index written = 0;
   output.write(
       file, [&](Index more) { progress(static_cast<double>(written += more) / static_cast<double>(bytes)); });
-  (void)generate::ModelFile(file.path());
   return bytes;
 }
 

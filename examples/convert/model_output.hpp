@@ -13,7 +13,7 @@ namespace convert {
 OutputFile model_output(const Gguf& source, std::optional<TensorType> type,
                         std::vector<OutputTensor> changed);
 
-/// Writes it where it will be renamed from, and looks whether it is a model. Returns its bytes. Throws as
+/// Writes it where it will be renamed from. Returns its bytes. Throws as
 /// OutputFile::write does; `progress` gets the part done, and may throw.
 Index write_model(const OutputFile& output, gqa::detail::Replacement& target,
                   const std::function<void(double)>& progress);

@@ -23,9 +23,8 @@ constexpr Method methods[] = {Method::mean,     Method::first,        Method::me
                               Method::weighted, Method::aligned_mean, Method::low_rank};
 constexpr Grouping groupings[] = {Grouping::contiguous, Grouping::strided, Grouping::random,
                                   Grouping::clustered, Grouping::asymmetric};
-constexpr std::array distances = {
-    std::pair("plain", HeadDistance::plain), std::pair("aligned", HeadDistance::aligned),
-    std::pair("aligned_cosine", HeadDistance::aligned_cosine), std::pair("cka", HeadDistance::cka)};
+constexpr HeadDistance distances[] = {HeadDistance::plain, HeadDistance::aligned,
+                                      HeadDistance::aligned_cosine, HeadDistance::cka};
 constexpr std::array types = {std::pair("F32", generate::TensorType::f32),
                               std::pair("F16", generate::TensorType::f16),
                               std::pair("Q8_0", generate::TensorType::q8_0)};
@@ -145,7 +144,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   settings.method = find(methods, method);
   settings.grouping = map->empty() ? find(groupings, grouping) : Grouping::map;
   if (!map->empty()) settings.num_kv_heads = *std::ranges::max_element(settings.map) + 1;
-  if (!distance.empty()) options.distance = find(distances, distance).second;
+  if (!distance.empty()) options.distance = find(distances, distance);
   if (!type.empty()) options.type = find(types, type).second;
 
   // What says nothing is a mistake.

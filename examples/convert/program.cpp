@@ -75,7 +75,6 @@ class Loaded {
                 .done_with = [&](std::span<const std::byte> piece) { file.bytes.forget(piece); }}),
         context_(std::min(context, file.sizes.context_length)) {
     line_.clear();
-    model_.sizes.context_length = context_;  // so that caches are no longer
     stop_if_interrupted();
   }
 

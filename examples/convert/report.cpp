@@ -101,6 +101,8 @@ nlohmann::ordered_json Report::json() const {
   if (!expands()) {
     object["method"] = name_of(settings.method);
     if (settings.method != Method::low_rank) object["grouping"] = name_of(settings.grouping);
+    if (settings.grouping == Grouping::clustered || settings.grouping == Grouping::asymmetric)
+      object["distance"] = name_of(settings.distance);
     object["keep_norms"] = settings.keep_norms;
   }
   if (calibration_tokens) object["calibration_tokens"] = *calibration_tokens;

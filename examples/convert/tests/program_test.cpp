@@ -96,6 +96,10 @@ TEST_F(Program, WritesTheTypeItIsTold) {
   EXPECT_LT(distance(before, scores("out.gguf")), 2e-3);
   EXPECT_EQ(convert({"--kv-heads", "4", "--type", "Q8_0"}).code, 0);
   EXPECT_EQ(file_type(), 7);
+  {
+    const std::string bytes = generate::test::read(path("out.gguf"));
+    EXPECT_EQ(generate::Gguf(std::as_bytes(std::span(bytes))).integer("general.quantization_version"), 2);
+  }
   EXPECT_LT(distance(before, scores("out.gguf")), 3e-2);
   EXPECT_GT(distance(before, scores("out.gguf")), 0);
 }
@@ -177,6 +181,17 @@ TEST_F(Program, ConvertsBiases) {
     for (std::size_t i = 0; i < 16; ++i)
       EXPECT_EQ(bias[i], static_cast<float>(i * i % 17 + (i + 16) * (i + 16) % 17) / 16 - 1) << name << i;
   }
+}
+
+TEST_F(Program, ComparesHeadsAsTheMethodJoinsThemUnlessToldOtherwise) {
+  const auto distance = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--kv-heads", "1", "--grouping", "clustered"});
+    return converted(arguments)["distance"];
+  };
+  EXPECT_EQ(distance({}), "plain");
+  EXPECT_EQ(distance({"--method", "aligned_mean"}), "aligned");
+  EXPECT_EQ(distance({"--method", "aligned_mean", "--distance", "cka"}), "cka");
+  EXPECT_FALSE(converted({"--kv-heads", "1"}).contains("distance"));
 }
 
 TEST_F(Program, FactorisesAndReportsTheLatentCache) {
