@@ -137,6 +137,7 @@ int train_file(const Options& options) {
   if (auto kept = uptrain::load_checkpoint(checkpoint, of)) training = std::move(*kept);
   if (training.parameters.empty()) training.parameters = trainee.parameters();
 
+  const Index first = training.step;
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   auto saved = begin;
@@ -157,7 +158,7 @@ int train_file(const Options& options) {
     std::cerr << "uptrain_gguf: stopped; the same command goes on from here\n";
     return generate::interrupt_exit_code;
   }
-  results.seconds = since(begin);
+  if (first == 0) results.seconds = since(begin);
   results.losses = training.losses;
 
   const auto output = convert::model_output(file.gguf, std::nullopt,

@@ -59,8 +59,9 @@ std::string Results::text() const {
   out << "model       " << model << ": " << num_kv_heads << " KV heads; trains " << num_trained << " of "
       << num_parameters << " parameters, those of attention\n"
       << "training    " << recipe.steps << " steps of " << recipe.sequences << " x " << recipe.context
-      << " tokens of a text of " << text_tokens << ", rate " << recipe.rate << ", in " << digits(seconds, 3)
-      << " s\n";
+      << " tokens of a text of " << text_tokens << ", rate " << recipe.rate;
+  if (seconds) out << ", in " << digits(*seconds, 3) << " s";
+  out << "\n";
   if (reference) out << "reference   perplexity " << digits(std::exp(*reference), 4) << "\n";
   out << "\n  step  perplexity (" << measured_tokens << " tokens)\n";
   for (std::size_t i = 0; i < measured.steps.size(); ++i)
@@ -88,7 +89,7 @@ nlohmann::ordered_json Results::json() const {
                                 {"measured_tokens", measured_tokens}};
   if (reference) object["reference_perplexity"] = std::exp(*reference);
   object["perplexity"] = std::move(points);
-  object["seconds"] = seconds;
+  if (seconds) object["seconds"] = *seconds;
   return object;
 }
 

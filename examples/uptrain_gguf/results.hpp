@@ -32,7 +32,7 @@ struct Results {
   Index text_tokens = 0, measured_tokens = 0;
   std::vector<double> losses;            ///< in nats, measured as the recipe says
   std::optional<double> reference = {};  ///< loss of another model
-  double seconds = 0;                    ///< of this call
+  std::optional<double> seconds = {};    ///< where all of it was trained in this call
 
   Curve curve() const;
   std::string text() const;
