@@ -53,5 +53,6 @@ std::vector<Row> member_rows(const Machine& machine);
 std::vector<Row> grouping_rows(const Machine& machine);
 std::vector<Row> ring_rows();
 std::vector<Row> linear_rows(const Machine& machine);
+std::vector<Row> latent_rows();
 
 }  // namespace bench

@@ -14,7 +14,9 @@ target_compile_options(gqa_compiled PRIVATE "$<TARGET_PROPERTY:gqa_warnings,INTE
 # for long themselves, most of them in the oracle, are worth it there too.
 add_library(gqa_test_flags INTERFACE)
 set(gqa_optimised_tests "^$")
+set(gqa_sanitized FALSE)
 if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
+  set(gqa_sanitized TRUE)
   target_compile_options(gqa_test_flags INTERFACE -O0)
   set(gqa_optimised_tests
       "^simd_exp2_test$|^mask_compose_test$|^attention_(oracle|scores|masks|cascade)_test$|_model_test$")
@@ -47,7 +49,13 @@ function(gqa_test file)
   if(NOT arg_NO_PCH)
     target_precompile_headers(${name} REUSE_FROM gqa_test_pch)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}/" PROPERTIES TIMEOUT 300)
+  if(gqa_sanitized)
+    # A sanitizer takes longer to start than most cases to run: a program's are one test.
+    add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
+    set_tests_properties(${name} PROPERTIES TIMEOUT 600)
+  else()
+    gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}/" PROPERTIES TIMEOUT 300)
+  endif()
 endfunction()
 
 # gqa_example(name source... [LIBS library...])

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A decoder block with as many KV heads as query heads, with fewer, and with one: what each has of parameters
-// and keeps of a token, and that its decode is its prefill.
+// A decoder block with as many KV heads as query heads, with fewer, with one, and with a latent in their
+// place: what each has of parameters and keeps of a token, how fast it is, and that its decode is its
+// prefill.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
@@ -20,8 +21,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// Feeds tokens in pieces of `piece` to a new cache. The block's output, and the seconds it took.
-std::pair<Matrix, double> feed(const DecoderBlock& decoder, Eigen::ThreadPool& pool, const Matrix& tokens,
-                               Index piece, gqa::KVCache<gqa::bfloat16>& cache) {
+template <class Heads, class Cache>
+std::pair<Matrix, double> feed(const DecoderBlock<Heads>& decoder, Eigen::ThreadPool& pool,
+                               const Matrix& tokens, Index piece, Cache&& cache) {
   gqa::LayerMemory<> memory;
   Matrix all(tokens.rows(), tokens.cols());
   const auto start = Clock::now();
@@ -34,31 +36,44 @@ std::pair<Matrix, double> feed(const DecoderBlock& decoder, Eigen::ThreadPool& p
   return {all, std::chrono::duration<double>(Clock::now() - start).count()};
 }
 
-void report(const Sizes& sizes, Index num_tokens, Eigen::ThreadPool& pool) {
-  const DecoderBlock decoder(sizes);
+/// `make_cache()` is a new one for the tokens.
+template <class Heads, class MakeCache>
+void report(const char* kind, const Sizes& sizes, Index kv_heads, Index num_tokens, Eigen::ThreadPool& pool,
+            MakeCache&& make_cache) {
+  const DecoderBlock<Heads> decoder(sizes);
   const Matrix tokens = Matrix::Random(num_tokens, sizes.model_dim());
-  const auto make_cache = [&] {
-    return gqa::KVCache<gqa::bfloat16>(
-        {.max_tokens = num_tokens, .num_kv_heads = sizes.num_kv_heads, .head_dim = sizes.head_dim});
-  };
-  auto cache = make_cache(), again = make_cache();
-  const auto [prefill, prefill_seconds] = feed(decoder, pool, tokens, num_tokens, cache);
-  const auto [decode, decode_seconds] = feed(decoder, pool, tokens, 1, again);
+  const auto [prefill, prefill_seconds] = feed(decoder, pool, tokens, num_tokens, make_cache());
+  const auto [decode, decode_seconds] = feed(decoder, pool, tokens, 1, make_cache());
+  std::printf("%s %5td %5td %14td %14td %12td %11.0f %11.0f  %s\n", kind, sizes.num_q_heads, kv_heads,
+              decoder.attention().num_parameters(), decoder.num_parameters(), make_cache().bytes_per_token(),
+              static_cast<double>(num_tokens) / prefill_seconds,
+              static_cast<double>(num_tokens) / decode_seconds,
+              prefill == decode ? "the same bits" : "DIFFERENT BITS");
+}
+
+void report_grouped(const Sizes& sizes, Index num_tokens, Eigen::ThreadPool& pool) {
   const char* kind = sizes.num_kv_heads == sizes.num_q_heads ? "MHA"
                      : sizes.num_kv_heads == 1               ? "MQA"
                                                              : "GQA";
-  std::printf("%s %5td %5td %14td %14td %12td %11.0f %11.0f  %s\n", kind, sizes.num_q_heads,
-              sizes.num_kv_heads, decoder.attention().num_parameters(), decoder.num_parameters(),
-              cache.bytes() / num_tokens, static_cast<double>(num_tokens) / prefill_seconds,
-              static_cast<double>(num_tokens) / decode_seconds,
-              prefill == decode ? "the same bits" : "DIFFERENT BITS");
+  report<GroupedHeads>(kind, sizes, sizes.num_kv_heads, num_tokens, pool, [&] {
+    return gqa::KVCache<gqa::bfloat16>(
+        {.max_tokens = num_tokens, .num_kv_heads = sizes.num_kv_heads, .head_dim = sizes.head_dim});
+  });
+}
+
+void report_latent(const Sizes& sizes, Index num_tokens, Eigen::ThreadPool& pool) {
+  report<LatentHeads>("MLA", sizes, 1, num_tokens, pool, [&] {
+    return gqa::LatentCache<gqa::bfloat16>(
+        {.max_tokens = num_tokens, .latent_dim = sizes.latent_dim, .rope_dim = LatentHeads::rope_dim(sizes)});
+  });
 }
 
 int run(int argc, const char* const* argv) {
   Sizes sizes;
   Index num_tokens = 100;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  CLI::App app("Counts parameters and cache of a decoder block with MHA, GQA and MQA.", "block");
+  CLI::App app("Counts parameters, cache and tokens a second of a decoder block with MHA, GQA, MQA and MLA.",
+               "block");
   app.add_option("--heads", sizes.num_q_heads, "query heads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -66,6 +81,9 @@ int run(int argc, const char* const* argv) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--head-dim", sizes.head_dim, "elements of a head")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--latent-dim", sizes.latent_dim, "elements of MLA's latent")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--ffn-dim", sizes.ffn_dim, "elements of the feed-forward layer")
@@ -80,8 +98,10 @@ int run(int argc, const char* const* argv) {
   std::puts("                 parameters     parameters   of a token    tokens/s    tokens/s  decode give");
   for (const Index kv_heads : std::set<Index, std::greater<>>{sizes.num_q_heads, sizes.num_kv_heads, 1}) {
     sizes.num_kv_heads = kv_heads;
-    report(sizes, num_tokens, pool);
+    report_grouped(sizes, num_tokens, pool);
   }
+  if (sizes.head_dim % 4 == 0)  // half of it is rotated in pairs
+    report_latent(sizes, num_tokens, pool);
   return 0;
 }
 

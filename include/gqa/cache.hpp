@@ -9,6 +9,7 @@
 #include "gqa/kv/cross.hpp"
 #include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/kv_list.hpp"
+#include "gqa/kv/latent.hpp"
 #include "gqa/kv/padded.hpp"
 #include "gqa/kv/paged.hpp"
 #include "gqa/kv/ring.hpp"

@@ -10,7 +10,7 @@
 namespace block {
 namespace {
 
-Matrix fed(const DecoderBlock& decoder, const Matrix& tokens, Index piece) {
+Matrix fed(const DecoderBlock<>& decoder, const Matrix& tokens, Index piece) {
   const Sizes& s = decoder.sizes();
   gqa::KVCache<float> cache(
       {.max_tokens = tokens.rows(), .num_kv_heads = s.num_kv_heads, .head_dim = s.head_dim});
@@ -28,14 +28,21 @@ Matrix fed(const DecoderBlock& decoder, const Matrix& tokens, Index piece) {
 TEST(DecoderBlock, HasTheParametersOfItsSizes) {
   for (const Index G : {6, 2, 1}) {
     const Sizes s{.num_q_heads = 6, .num_kv_heads = G, .head_dim = 4, .ffn_dim = 10};
-    const DecoderBlock decoder(s);
+    const DecoderBlock<> decoder(s);
     EXPECT_EQ(decoder.attention().num_parameters(), 2 * 24 * 24 + 2 * G * 4 * 24);
     EXPECT_EQ(decoder.num_parameters(), decoder.attention().num_parameters() + 3 * 10 * 24 + 2 * 24);
   }
 }
 
+TEST(DecoderBlock, HasTheParametersOfItsLatent) {
+  const Sizes s{.num_q_heads = 6, .head_dim = 4, .ffn_dim = 10, .latent_dim = 14};
+  const DecoderBlock<LatentHeads> decoder(s);
+  EXPECT_EQ(decoder.attention().num_parameters(),
+            6 * (4 + 2) * 24 + (14 + 2) * 24 + 6 * 2 * 4 * 14 + 24 * 24);
+}
+
 TEST(DecoderBlock, PrefillIsDecode) {
-  const DecoderBlock decoder({.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8, .ffn_dim = 24});
+  const DecoderBlock<> decoder({.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8, .ffn_dim = 24});
   const Matrix tokens = Matrix::Random(70, 32);
   const Matrix prefill = fed(decoder, tokens, 70);
   EXPECT_EQ(fed(decoder, tokens, 1), prefill);
@@ -44,7 +51,7 @@ TEST(DecoderBlock, PrefillIsDecode) {
 }
 
 TEST(DecoderBlock, SeesThePastAlone) {
-  const DecoderBlock decoder({.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 8, .ffn_dim = 24});
+  const DecoderBlock<> decoder({.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 8, .ffn_dim = 24});
   Matrix tokens = Matrix::Random(20, 32);
   const Matrix before = fed(decoder, tokens, 20);
   tokens.row(10).setOnes();

@@ -24,6 +24,7 @@ struct Operand {
   Index stride = 0;  // elements between groups of rows
   Index group = 1;
   Index element_bytes = 4;
+  bool at_hand = false;  // was read lately, to be packed or ahead of its use: the caches have it
 
   /// From row r (a multiple of the group) and column c on.
   const void* at(Index row, Index column) const {
@@ -250,8 +251,13 @@ class Chunk {
             side.stride, side.format->group, side.format->bytes};
   }
   Operand<Acc> widened(const Acc* data, Index stride) const {
-    return {&kernels_.wide,    kernels_.wide.product, reinterpret_cast<const std::byte*>(data), stride, 1,
-            Index{sizeof(Acc)}};
+    return {&kernels_.wide,
+            kernels_.wide.product,
+            reinterpret_cast<const std::byte*>(data),
+            stride,
+            1,
+            Index{sizeof(Acc)},
+            true};
   }
   /// Whether a packed side is multiplied as it stands.
   static bool as_stored(const TileSide& side, Index rows) {
@@ -283,7 +289,7 @@ class Chunk {
     } else {
       const bool whole_vectors = kv_.value_dim == value_stride_ && v.data != gathered_v_;
       if (v.format->bytes == Index{sizeof(Acc)} && whole_vectors && !v.scaled() &&
-          !tuning::copies_values(rows))
+          !tuning::copies_values(rows, v.stride * v.format->bytes))
         return widened(v.as<Acc>(), v.stride);
       const auto& kernels = kernels_.of(v);
       const Index row_bytes = v.stride * v.format->bytes;
@@ -314,6 +320,7 @@ class Chunk {
     piece.v = stored(tile.v);
     piece.k.product = piece.v.product = kernels.product_dot;
     if (tile.layout == TileLayout::packed) return;
+    piece.k.at_hand = piece.v.at_hand = true;
     const Index offset = piece.offset();
     auto* keys =
         reinterpret_cast<bfloat16*>(keys_) + (piece.column - offset) * round_up(kv_.head_dim, 2) + offset * 2;

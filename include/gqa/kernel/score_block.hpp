@@ -65,7 +65,7 @@ class ScoreBlock {
                           .depth = call_.head_dim(),
                           .columns = columns.size(),
                           .accumulate = false,
-                          .streaming = tuning::streams(block.rows),
+                          .streaming = tuning::streams(block.rows, piece->k.at_hand),
                           .next = next,
                           .unit = matrix.unit()});
       };
@@ -175,7 +175,7 @@ class ScoreBlock {
     /// Every row sees the piece, and perhaps those that adjoin it: one product over them loads and stores its
     /// sums once. Returns the next piece.
     Piece<Acc>* all_rows(Piece<Acc>* piece) {
-      const Index most = tuning::value_run_keys(block.rows);
+      const Index most = tuning::value_run_keys(tuning::streams(block.rows, piece->v.at_hand));
       Index keys = piece->size;
       auto* next = piece + 1;
       for (; next != chunk.pieces_end() && keys + next->size <= most; ++next) {
@@ -234,7 +234,7 @@ class ScoreBlock {
                  .depth = keys.size(),
                  .columns = state.stride,
                  .accumulate = begun,
-                 .streaming = tuning::streams(block.rows),
+                 .streaming = tuning::streams(block.rows, v.at_hand),
                  .next = next,
                  .depth_begin = column,
                  .unit = matrix.unit()});

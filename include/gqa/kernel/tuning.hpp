@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 
 #include "gqa/core/shape.hpp"
 #include "gqa/simd/product.hpp"
@@ -119,25 +120,31 @@ constexpr Index backward_rows(Index head_dim, Index value_dim, Index scalar_byte
 /// position still fill them.
 inline constexpr Index masked_run_rows = 12;
 
-/// Few rows read keys and values as fast as memory gives them; from about 128 on products take longer.
-constexpr bool streams(Index rows) { return rows <= 128; }
+/// Few rows read keys and values as fast as memory gives them; from about 128 on products take longer. What
+/// has been packed or read before (`at_hand`) is in the caches: there it is so for few rows only.
+constexpr bool streams(Index rows, bool at_hand) { return rows <= (at_hand ? 16 : 128); }
 
 /// Keys that a product with values runs over at once: loading and storing the 24 sums of a register tile
 /// costs about as much as 3 keys, so 256 keys bring it to 1 %, and their values of 64 dims (64 kB) stay in
 /// the second-level cache.
 /// Where values stream from memory, a tile at a time is better: its second strip of dims finds them in the
 /// first level.
-constexpr Index value_run_keys(Index rows) { return streams(rows) ? tile_keys : 256; }
+constexpr Index value_run_keys(bool streaming) { return streaming ? tile_keys : 256; }
 
 /// From this many rows on 16-bit keys are widened once, not in each pass over them: that takes as long as
 /// about 10 passes' conversions, each a fifth of a pass. With fewer rows the products stream what is stored.
 /// The sums are the same: each widened element enters the same multiply-add.
 constexpr bool widens_once(Index rows) { return rows >= 64; }
 
-/// From this many rows on a caller's values are copied to rows that stand side by side: token strides of
-/// whole pages, as G heads of D often make, leave all rows in a few sets of the cache and miss in every
-/// pass.
-constexpr bool copies_values(Index rows) { return rows >= 24; }
+/// From this many rows on a caller's values are copied to rows that stand side by side where their strides
+/// leave them in a few sets of the first-level cache (of 64 lines of 64 bytes, 8 ways at least), to miss in
+/// every pass: strides of whole pages, as G heads of D often make, leave all rows in one. A tile's 64 rows
+/// need 8 sets, and as many for the keys.
+constexpr bool copies_values(Index rows, Index row_bytes) {
+  const Index lines = row_bytes / 64;
+  const Index sets = lines == 0 ? 64 : 64 / std::gcd(lines, Index{64});
+  return rows >= 24 && (sets < 16 || row_bytes % 64 != 0);
+}
 
 /// Tokens ahead of those being read or written whose rows are prefetched.
 inline constexpr Index rows_ahead = 4;

@@ -11,6 +11,7 @@
 #include "gqa/kv/cache_concept.hpp"
 #include "gqa/kv/paged_state.hpp"
 #include "gqa/layer/layer_memory.hpp"
+#include "gqa/layer/layer_steps.hpp"
 #include "gqa/layer/linear.hpp"
 #include "gqa/layer/projections.hpp"
 
@@ -35,21 +36,6 @@ struct LayerHeads {
 /// What a layer does between its projections: keeps k and v, and writes what q sees to `out`.
 template <class T>
 using Attend = FunctionRef<void(const LayerHeads<T>& heads, const TensorView<T>& out)>;
-
-template <class... X>
-constexpr void check_layer_extras() {
-  static_assert(count_of<Extra::grouping, X...> == 0 && count_of<Extra::options, X...> == 0,
-                "gqa: heads, scale and workspace of a layer are its config's and its memory's: leave "
-                "HeadGrouping and AttentionOptions out");
-}
-
-/// Some tokens of a tensor without batch.
-template <class T>
-TensorView<T> some_tokens(TensorView<T> x, Index begin, Index end) {
-  x.data += begin * x.token_stride;
-  x.tokens = end - begin;
-  return x;
-}
 
 }  // namespace detail
 
@@ -270,21 +256,9 @@ class AttentionLayer {
             heads(v, config_.num_kv_heads, config_.value_dim)};
   }
 
-  /// Calls f(first token, end) for blocks of tokens, whose heads are changed each by itself.
-  template <class F>
-  static void for_blocks(const detail::ExecutorRef& runner, Index tokens, F&& f) {
-    constexpr Index block = 64;
-    const Index blocks = ceil_div(tokens, block);
-    const auto one = [&](Index i) { f(i * block, std::min(tokens, (i + 1) * block)); };
-    if (blocks <= 1)
-      Serial::parallel_for(blocks, one);
-    else
-      runner.parallel_for(blocks, one);
-  }
-
   void normalise(const detail::ExecutorRef& runner, const detail::LayerHeads<T>& heads) const {
     if (!config_.q_norm && !config_.k_norm) return;
-    for_blocks(runner, heads.q.tokens, [&](Index begin, Index end) {
+    detail::for_token_blocks(runner, heads.q.tokens, [&](Index begin, Index end) {
       if (config_.q_norm) config_.q_norm->apply(detail::some_tokens(heads.q, begin, end));
       if (config_.k_norm) config_.k_norm->apply(detail::some_tokens(heads.k, begin, end));
     });
@@ -293,17 +267,7 @@ class AttentionLayer {
   void rotate(const detail::ExecutorRef& runner, LayerMemory<T>& memory, const detail::LayerHeads<T>& heads,
               std::span<const Index> positions) const {
     if (!config_.rope) return;
-    const RopeTable<T>& table = memory.rotations(*config_.rope, positions);
-    if (table.range().empty()) {  // positions in no order
-      table.apply(heads.q);
-      table.apply(heads.k);
-      return;
-    }
-    const Index first = table.range().begin;
-    for_blocks(runner, heads.q.tokens, [&](Index begin, Index end) {
-      table.apply(detail::some_tokens(heads.q, begin, end), first + begin);
-      table.apply(detail::some_tokens(heads.k, begin, end), first + begin);
-    });
+    detail::rotate_tokens<T>(runner, memory.rotations(*config_.rope, positions), heads.q, heads.k);
   }
 
   AttentionProjections projections_;

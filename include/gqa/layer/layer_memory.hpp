@@ -17,6 +17,11 @@ template <class T = float>
 class LayerMemory {
  public:
   Workspace& workspace() { return workspace_; }
+  /// One for each of n threads, beside workspace().
+  std::span<Workspace> workspaces(Index n) {
+    if (std::ssize(of_threads_) < n) of_threads_.resize(static_cast<std::size_t>(n));
+    return std::span(of_threads_).first(static_cast<std::size_t>(n));
+  }
 
   /// Positions from `first` on.
   std::span<const Index> positions(Index first, Index count) {
@@ -72,6 +77,7 @@ class LayerMemory {
   }
 
   Workspace workspace_;
+  std::vector<Workspace> of_threads_;
   std::vector<Kept> kept_;
   std::vector<Index> positions_;
   std::size_t next_ = 0;

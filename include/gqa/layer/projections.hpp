@@ -84,26 +84,26 @@ inline void check_layer_config(AttentionLayerConfig& config) {
 }
 
 /// `rows` and `columns` say what those of a weight are made of; the columns of `input` are model_dim.
-inline void check_projection(const char* name, const Projection& p, Index rows, const char* of_rows,
-                             Index columns, const char* of_columns, bool in_double) {
+inline void check_projection(const char* layer, const char* name, const Projection& p, Index rows,
+                             const char* of_rows, Index columns, const char* of_columns, bool in_double) {
   GQA_CHECK(p.weight.format != nullptr, std::invalid_argument,
-            "AttentionLayer: the " << name << " weight is missing");
+            layer << ": the " << name << " weight is missing");
   GQA_CHECK(p.weight.rows == rows, std::invalid_argument,
-            "AttentionLayer: the " << name << " weight has " << p.weight.rows << " rows, expected " << rows
-                                   << " = " << of_rows);
+            layer << ": the " << name << " weight has " << p.weight.rows << " rows, expected " << rows
+                  << " = " << of_rows);
   GQA_CHECK(p.weight.columns == columns, std::invalid_argument,
-            "AttentionLayer: the " << name << " weight has " << p.weight.columns << " columns, expected "
-                                   << columns << " = " << of_columns);
+            layer << ": the " << name << " weight has " << p.weight.columns << " columns, expected "
+                  << columns << " = " << of_columns);
   const bool has_bias = p.bias.row.format != nullptr;
   GQA_CHECK(!has_bias || p.bias.size() == rows, std::invalid_argument,
-            "AttentionLayer: the " << name << " bias has " << p.bias.size() << " elements, expected " << rows
-                                   << " = " << of_rows);
+            layer << ": the " << name << " bias has " << p.bias.size() << " elements, expected " << rows
+                  << " = " << of_rows);
   GQA_CHECK(
       p.weight.format->in_double == in_double && (!has_bias || p.bias.row.format->in_double == in_double),
       std::invalid_argument,
-      "AttentionLayer: the " << name << " projection is of " << p.weight.format->name
-                             << (has_bias ? " and " : "") << (has_bias ? p.bias.row.format->name : "")
-                             << ", expected f64 in a layer of double and no f64 in one of float");
+      layer << ": the " << name << " projection is of " << p.weight.format->name << (has_bias ? " and " : "")
+            << (has_bias ? p.bias.row.format->name : "")
+            << ", expected f64 in a layer of double and no f64 in one of float");
 }
 
 /// Checks all of them and splits a fused one. Returns model_dim.
@@ -115,8 +115,8 @@ inline Index check_projections(AttentionProjections& p, const AttentionLayerConf
             std::invalid_argument, "AttentionLayer: q, k or v beside qkv, expected either");
   const Index model_dim = fused ? p.qkv.weight.columns : p.q.weight.columns;
   if (fused) {
-    check_projection("qkv", p.qkv, config.qkv_size(), "those of q, k and v", model_dim, "model_dim",
-                     in_double);
+    check_projection("AttentionLayer", "qkv", p.qkv, config.qkv_size(), "those of q, k and v", model_dim,
+                     "model_dim", in_double);
     const auto part = [&](Index first, Index count) {
       Projection rows{p.qkv.weight.middle_rows(first, count), {}};
       if (p.qkv.bias.row.format != nullptr) {
@@ -130,15 +130,16 @@ inline Index check_projections(AttentionProjections& p, const AttentionLayerConf
     p.k = part(config.q_size(), config.k_size());
     p.v = part(config.q_size() + config.k_size(), config.v_size());
   }
-  check_projection("q", p.q, config.q_size(), "num_q_heads x head_dim", model_dim, "model_dim", in_double);
-  check_projection("k", p.k, config.k_size(), "num_kv_heads x head_dim", model_dim, "model_dim as in q",
-                   in_double);
-  check_projection("v", p.v, config.v_size(), "num_kv_heads x value_dim", model_dim, "model_dim as in q",
-                   in_double);
+  check_projection("AttentionLayer", "q", p.q, config.q_size(), "num_q_heads x head_dim", model_dim,
+                   "model_dim", in_double);
+  check_projection("AttentionLayer", "k", p.k, config.k_size(), "num_kv_heads x head_dim", model_dim,
+                   "model_dim as in q", in_double);
+  check_projection("AttentionLayer", "v", p.v, config.v_size(), "num_kv_heads x value_dim", model_dim,
+                   "model_dim as in q", in_double);
   GQA_CHECK(p.output.weight.format != nullptr, std::invalid_argument,
             "AttentionLayer: the output weight is missing");
-  check_projection("output", p.output, p.output.weight.rows, "its rows", config.attended_size(),
-                   "num_q_heads x value_dim", in_double);
+  check_projection("AttentionLayer", "output", p.output, p.output.weight.rows, "its rows",
+                   config.attended_size(), "num_q_heads x value_dim", in_double);
   return model_dim;
 }
 
