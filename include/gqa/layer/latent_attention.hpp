@@ -149,7 +149,8 @@ class LatentAttention {
                               heads * c_.value_dim};
       Rows rows[std::size(widths)];
       take(memory, x.rows, widths, rows);
-      auto& [q, latent, q_low, read, made, attended] = rows;
+      const Rows &q = rows[0], &latent = rows[1], &q_low = rows[2], &read = rows[3], &made = rows[4],
+                 &attended = rows[5];
 
       project(runner, memory, x, q, q_low, latent);
       rotate(runner, memory, positions, q, latent);
