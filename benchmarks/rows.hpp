@@ -54,5 +54,6 @@ std::vector<Row> grouping_rows(const Machine& machine);
 std::vector<Row> ring_rows();
 std::vector<Row> linear_rows(const Machine& machine);
 std::vector<Row> latent_rows();
+std::vector<Row> sparse_rows();
 
 }  // namespace bench
