@@ -16,6 +16,14 @@ void check_finite(double x, const char* what, Index step) {
 
 }  // namespace
 
+std::vector<Index> sequence_starts(const Recipe& recipe, Index step, Index num_tokens) {
+  uptrain::Random random(recipe.seed, static_cast<std::uint64_t>(step));
+  std::vector<Index> starts;
+  for (Index i = 0; i < recipe.sequences; ++i)
+    starts.push_back(random.below(num_tokens - recipe.context + 1));
+  return starts;
+}
+
 double measure(Trainee& trainee, std::span<const float> parameters, std::span<const TokenId> tokens,
                Index context) {
   double sum = 0;
@@ -51,9 +59,7 @@ void train(Trainee& trainee, std::span<const TokenId> text, std::span<const Toke
   while (training.step < recipe.steps && goes_on()) {
     const Index step = training.step + 1;
     std::ranges::fill(gradient, 0.0F);
-    uptrain::Random random(recipe.seed, static_cast<std::uint64_t>(step));
-    for (Index i = 0; i < recipe.sequences; ++i) {
-      const Index first = random.below(std::ssize(text) - recipe.context + 1);
+    for (const Index first : sequence_starts(recipe, step, std::ssize(text))) {
       const auto sequence =
           text.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(recipe.context));
       const double loss = trainee.loss_and_gradient(training.parameters, sequence,

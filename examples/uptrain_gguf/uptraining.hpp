@@ -24,15 +24,18 @@ struct Recipe {
   bool is_measured(Index step) const { return step % every == 0 || step == steps; }
 };
 
+/// Where the sequences of a step begin in a text of so many tokens, at least as many as one has: anywhere. A
+/// function of seed and step alone, so that training goes on from any step.
+std::vector<Index> sequence_starts(const Recipe& recipe, Index step, Index num_tokens);
+
 /// The mean loss over a text cut into sequences of `context` tokens that do not see each other, of whose
 /// tokens the first is not counted; what is left of one token is left out. Throws as Trainee::loss does.
 double measure(Trainee& trainee, std::span<const float> parameters, std::span<const TokenId> tokens,
                Index context);
 
 /// Trains by AdamW from where it stands to the end, or until `goes_on`, asked before each step, says no;
-/// sequences begin anywhere in the text: where, is a function of seed and step. Losses are measured on
-/// another text. Throws std::invalid_argument for a text shorter than a sequence, and std::runtime_error
-/// where the loss or the gradient is no number.
+/// losses are measured on another text. Throws std::invalid_argument for a text shorter than a sequence, and
+/// std::runtime_error where the loss or the gradient is no number.
 void train(Trainee& trainee, std::span<const TokenId> text, std::span<const TokenId> measured_on,
            const Recipe& recipe, uptrain::Training& training, const std::function<bool()>& goes_on);
 

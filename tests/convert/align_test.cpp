@@ -98,7 +98,7 @@ TEST(Align, EndsWhereTheBetterOfTwoBeginningsLeads) {
   using Complex = std::complex<double>;
   using Turns = std::vector<Complex>;
   const auto at = [](Index h) { return static_cast<std::size_t>(h); };
-  for (const std::uint64_t seed : {1, 20, 38, 62}) {
+  for (const std::uint64_t seed : std::vector<std::uint64_t>{1, 20, 38, 62}) {
     const Weights w = random_weights(
         {.num_q_heads = heads, .num_kv_heads = heads, .head_dim = 2, .value_dim = 2, .inputs = inputs}, seed);
     const auto product = [&](Index h, Index k) {  // of head h and the conjugate of head k

@@ -137,8 +137,23 @@ TEST_F(Program, SaysWhereItCannotPrint) {
 
 TEST_F(Program, RefusesACheckpointOfAnotherTraining) {
   ASSERT_EQ(run_tiny(tiny()).code, 0);
-  auto arguments = tiny({"--seed", "2"});
-  refused(arguments, "a checkpoint of other settings");
+  const std::string other = "a checkpoint of other settings";
+  for (const auto& [option, value] : {std::pair<std::string, std::string>{"--text", text("longer", 14)},
+                                      {"--perplexity", text("longer", 14)},
+                                      {"--steps", "13"},
+                                      {"--context", "29"},
+                                      {"--every", "5"},
+                                      {"--rate", "0.02"},
+                                      {"--warm-up", "2"}}) {
+    auto arguments = tiny();
+    *(std::ranges::find(arguments, option) + 1) = value;
+    refused(arguments, other);
+  }
+  for (const char* option : {"--seed", "--sequences", "--tokens"}) refused(tiny({option, "2"}), other);
+  write("another.gguf", generate::test::tiny_model(2));
+  auto arguments = tiny();
+  arguments.insert(arguments.begin(), {"--model", path("another.gguf")});
+  expect_refused(run(arguments), other);
   std::ofstream(path("run/checkpoint"), std::ios::app) << "x";
   refused(tiny(), "the checkpoint is damaged");
 }

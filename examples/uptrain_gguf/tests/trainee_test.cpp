@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "naive_llama.hpp"
@@ -19,9 +20,10 @@ using generate::test::GgufWriter;
 
 constexpr const char* parts[] = {"attn_q", "attn_k", "attn_v", "attn_output"};
 
-/// Weights of attention in F32, and biases.
+/// Weights of attention in F32, biases, and a window of 3 tokens.
 GgufWriter model() {
   auto writer = generate::test::tiny_model(3);
+  writer.integer("llama.attention.sliding_window", 3);
   std::mt19937 random(5);
   std::normal_distribution<float> normal(0, 0.2F);
   const auto values = [&](std::size_t count) {
@@ -213,6 +215,18 @@ TEST(Uptraining, MeasuresPiecesByTheirTokens) {
   EXPECT_EQ(measure(loaded.trainee, parameters, all, 11), loss(0, 11));
   EXPECT_EQ(measure(loaded.trainee, parameters, all, 512), loss(0, 12));
   EXPECT_THROW(measure(loaded.trainee, parameters, all.first(1), 5), std::invalid_argument);
+}
+
+TEST(Uptraining, DrawsOtherSequencesForEachStepAndSeed) {
+  Recipe recipe;
+  recipe.sequences = 40;
+  recipe.context = 5;
+  const auto starts = sequence_starts(recipe, 1, 8);
+  EXPECT_EQ(std::set<Index>(starts.begin(), starts.end()), (std::set<Index>{0, 1, 2, 3}));
+  EXPECT_EQ(sequence_starts(recipe, 1, 8), starts);
+  EXPECT_NE(sequence_starts(recipe, 2, 8), starts);
+  recipe.seed = 2;
+  EXPECT_NE(sequence_starts(recipe, 1, 8), starts);
 }
 
 TEST(Uptraining, SaysWhatIsTooShortAndWhatDiverges) {
