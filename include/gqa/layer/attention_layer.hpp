@@ -105,16 +105,9 @@ class AttentionLayer {
   template <ExecutorLike E, Cache C, detail::Extras... X>
   void forward(E&& executor, LayerMemory<T>& memory, const MatrixView& x, C& cache, const MatrixOut& y,
                const X&... extras) const {
-    GQA_CHECK(cache.num_layers() == 1, std::invalid_argument,
-              "cache: num_layers is " << cache.num_layers() << ", expected 1; give the layer and a span");
     check(x, y);
-    const Span span = cache.extend(x.rows);
-    try {
-      forward(executor, memory, x, cache, 0, span, y, extras...);
-    } catch (...) {
-      cache.truncate(span.positions.begin);
-      throw;
-    }
+    detail::grow_by(cache, x.rows,
+                    [&](const Span& span) { forward(executor, memory, x, cache, 0, span, y, extras...); });
   }
 
   /// Tokens of several sequences of a PagedCache, a BatchCache or what has the same members.
@@ -202,25 +195,11 @@ class AttentionLayer {
   static constexpr bool in_double = std::is_same_v<T, double>;
 
   void check(const MatrixView& x, const MatrixOut& y) const {
-    GQA_CHECK(x.format != nullptr && x.format->in_double == in_double, std::invalid_argument,
-              "x: elements are " << (x.format == nullptr ? "missing" : x.format->name)
-                                 << ", expected f64 in a layer of double and no f64 in one of float");
-    GQA_CHECK(y.view.format->in_double == in_double, std::invalid_argument,
-              "y: elements are " << y.view.format->name
-                                 << ", expected f64 in a layer of double and no f64 in one of float");
-    GQA_CHECK(x.columns == in_dim_, std::invalid_argument,
-              "x: columns is " << x.columns << ", expected the " << in_dim_ << " of the layer's weights");
-    GQA_CHECK(y.view.rows == x.rows && y.view.columns == out_dim(), std::invalid_argument,
-              "y: sizes are " << y.view.rows << " x " << y.view.columns << ", expected " << x.rows << " x "
-                              << out_dim());
-    const auto check_apart = [&](const char* name, const Projection& p) {
-      detail::check_apart("y", y.view, name, p.weight);
-      detail::check_apart("y", y.view, name, p.bias.row);
-    };
-    check_apart("the q projection", projections_.q);
-    check_apart("the k projection", projections_.k);
-    check_apart("the v projection", projections_.v);
-    check_apart("the output projection", projections_.output);
+    detail::check_layer_rows(x, y, in_dim_, out_dim(), in_double);
+    detail::check_apart(y, "the q projection", projections_.q);
+    detail::check_apart(y, "the k projection", projections_.k);
+    detail::check_apart(y, "the v projection", projections_.v);
+    detail::check_apart(y, "the output projection", projections_.output);
   }
 
   AttentionOptions options(LayerMemory<T>& memory) const {

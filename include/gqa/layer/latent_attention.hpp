@@ -92,17 +92,10 @@ class LatentAttention {
   template <ExecutorLike E, Cache C, detail::Extras... X>
   void forward(E&& executor, LayerMemory<T>& memory, const MatrixView& x, C& cache, const MatrixOut& y,
                const X&... extras) const {
-    GQA_CHECK(cache.num_layers() == 1, std::invalid_argument,
-              "cache: num_layers is " << cache.num_layers() << ", expected 1; give the layer and a span");
     check(x, y);
     is_absorbed(cache);
-    const Span span = cache.extend(x.rows);
-    try {
-      forward(executor, memory, x, cache, 0, span, y, extras...);
-    } catch (...) {
-      cache.truncate(span.positions.begin);
-      throw;
-    }
+    detail::grow_by(cache, x.rows,
+                    [&](const Span& span) { forward(executor, memory, x, cache, 0, span, y, extras...); });
   }
 
   /// A whole sequence from position 0 on, which no cache keeps, in the naive form.
@@ -295,28 +288,13 @@ class LatentAttention {
   }
 
   void check(const MatrixView& x, const MatrixOut& y) const {
-    const auto check_type = [](const char* name, const MatrixView& m) {
-      GQA_CHECK(m.format != nullptr && m.format->in_double == in_double, std::invalid_argument,
-                name << ": elements are " << (m.format == nullptr ? "missing" : m.format->name)
-                     << ", expected f64 in a layer of double and no f64 in one of float");
-    };
-    check_type("x", x);
-    check_type("y", y.view);
-    GQA_CHECK(x.columns == in_dim_, std::invalid_argument,
-              "x: columns is " << x.columns << ", expected the " << in_dim_ << " of the layer's weights");
-    GQA_CHECK(y.view.rows == x.rows && y.view.columns == out_dim(), std::invalid_argument,
-              "y: sizes are " << y.view.rows << " x " << y.view.columns << ", expected " << x.rows << " x "
-                              << out_dim());
+    detail::check_layer_rows(x, y, in_dim_, out_dim(), in_double);
     detail::check_apart("y", y.view, "kv_up", p_.kv_up);
-    const auto check_apart = [&](const char* name, const Projection& p) {
-      detail::check_apart("y", y.view, name, p.weight);
-      detail::check_apart("y", y.view, name, p.bias.row);
-    };
-    check_apart("q", p_.q);
-    check_apart("q_down", p_.q_down);
-    check_apart("q_up", p_.q_up);
-    check_apart("kv_down", p_.kv_down);
-    check_apart("output", p_.output);
+    detail::check_apart(y, "q", p_.q);
+    detail::check_apart(y, "q_down", p_.q_down);
+    detail::check_apart(y, "q_up", p_.q_up);
+    detail::check_apart(y, "kv_down", p_.kv_down);
+    detail::check_apart(y, "output", p_.output);
   }
 
   AttentionOptions options(LayerMemory<T>& memory) const {
