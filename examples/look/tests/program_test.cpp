@@ -24,7 +24,8 @@ class Program : public generate::test::Program {
   }
 };
 
-const std::string text = "the fox and the fox & the <fox>";
+/// With what HTML and JSON would take for their own, and a letter whose bytes are tokens of their own.
+const std::string text = "the fox and the fox & the <fox> \xF0\x9F\xA6\x8A </script><!--";
 
 TEST_F(Program, PrintsMeasuresInTheirRanges) {
   const Json look = json({"--text", text});
