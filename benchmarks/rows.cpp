@@ -114,6 +114,7 @@ std::vector<Row> all_rows(const Machine& machine) {
   std::ranges::move(prefix_rows(machine), std::back_inserter(rows));
   std::ranges::move(member_rows(machine), std::back_inserter(rows));
   std::ranges::move(ring_rows(), std::back_inserter(rows));
+  std::ranges::move(grouping_rows(machine), std::back_inserter(rows));
 
   for (Index G : {32, 8, 1})
     for (Index ctx : {1024, 8192}) add({.G = G, .ctx = ctx}, "eigen_decode", {1, 2});
@@ -124,6 +125,7 @@ std::vector<Row> all_rows(const Machine& machine) {
   std::ranges::move(rope_rows(), std::back_inserter(rows));
   std::ranges::move(linear_rows(machine), std::back_inserter(rows));
   std::ranges::move(latent_rows(), std::back_inserter(rows));
+  std::ranges::move(sparse_rows(), std::back_inserter(rows));
   return rows;
 }
 

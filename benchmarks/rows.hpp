@@ -50,8 +50,10 @@ std::vector<Row> score_rows(const Machine& machine);
 std::vector<Row> batch_rows(const Machine& machine);
 std::vector<Row> prefix_rows(const Machine& machine);
 std::vector<Row> member_rows(const Machine& machine);
+std::vector<Row> grouping_rows(const Machine& machine);
 std::vector<Row> ring_rows();
 std::vector<Row> linear_rows(const Machine& machine);
 std::vector<Row> latent_rows();
+std::vector<Row> sparse_rows();
 
 }  // namespace bench

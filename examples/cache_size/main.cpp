@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cache_size.hpp"
+#include "capacity.hpp"
 #include "models.hpp"
 #include "report.hpp"
 
@@ -24,6 +25,8 @@ struct Options {
   std::string dtype = "bf16";
   std::optional<Index> context, layers, heads, kv_heads, head_dim, value_dim, latent_dim, window,
       local_layers;
+  std::optional<Index> memory;
+  Budget budget;
 };
 
 void add_options(CLI::App& app, Options& o) {
@@ -45,6 +48,26 @@ void add_options(CLI::App& app, Options& o) {
             "MLA: elements kept a token and layer, in place of keys and values");
   add_shape("--window", o.window, "Tokens that a local layer keeps");
   add_shape("--local-layers", o.local_layers, "How many layers are local (default with --window: all)");
+
+  const auto budget = [&](CLI::Option* option) { option->group("What fits in memory"); };
+  // 1 GB is 10^9 bytes, 1 GiB 2^30.
+  budget(app.add_option("--memory", o.memory, "Bytes there are, or 24GB, 80GiB: how much fits")
+             ->transform(CLI::AsSizeValue(true)));
+  budget(app.add_option("--weights", o.budget.weights, "Of those, for the model's weights")
+             ->transform(CLI::AsSizeValue(true)));
+  budget(app.add_option("--users", o.budget.users,
+                        "Sequences at once: how long may each be (without it: how many of --context fit)"));
+  budget(
+      app.add_option("--placement", o.budget.placement, "contiguous, paged, or hybrid: windows drop tokens")
+          ->check(CLI::IsMember({"contiguous", "paged", "hybrid"}))
+          ->capture_default_str());
+  budget(app.add_option("--page-tokens", o.budget.page_tokens, "Of a page, a multiple of 64")
+             ->capture_default_str());
+  budget(
+      app.add_option("--shared-tokens", o.budget.shared_tokens, "First tokens that all users share, in pages")
+          ->capture_default_str());
+  budget(
+      app.add_option("--max-span", o.budget.max_span, "Tokens of one pass, hybrid")->capture_default_str());
 }
 
 bool describes_a_model(const Options& o) {
@@ -57,6 +80,11 @@ void check_one_of(const Options& o) {
   GQA_CHECK(int{describes_a_model(o)} + int{!o.model.empty()} + int{o.list} <= 1, std::invalid_argument,
             "--model, --list and the sizes of another model exclude one another");
   GQA_CHECK(!o.local_layers || o.window, std::invalid_argument, "--local-layers needs --window");
+  const Budget none;
+  GQA_CHECK(o.memory || (o.budget.weights == 0 && !o.budget.users && o.budget.placement == none.placement &&
+                         o.budget.page_tokens == none.page_tokens && o.budget.shared_tokens == 0 &&
+                         o.budget.max_span == none.max_span),
+            std::invalid_argument, "what fits in memory needs --memory");
 }
 
 Index required(const char* name, const std::optional<Index>& value) {
@@ -93,7 +121,16 @@ void run(const Options& o) {
     check(c.shape);
     check_at_least("context", c.context, 1);
   }
-  if (o.json) {
+  if (o.memory) {
+    GQA_CHECK(!o.list, std::invalid_argument, "--memory needs a --model or the sizes of one");
+    Budget budget = o.budget;
+    budget.memory = *o.memory;
+    const Case& c = cases.front();
+    if (o.json)
+      std::cout << capacity_json(c, budget).dump(2) << "\n";
+    else
+      std::cout << capacity_text(c, budget);
+  } else if (o.json) {
     auto list = nlohmann::ordered_json::array();
     for (const Case& c : cases) list.push_back(json_of(c));
     std::cout << (o.list ? list : list.front()).dump(2) << "\n";

@@ -14,7 +14,7 @@ using gqa::HeadGrouping;
 using gqa::convert::Calibration;
 using gqa::convert::Weights;
 
-HeadGrouping groups_of(const Weights& source, const Settings& settings, std::uint64_t seed,
+HeadGrouping groups_of(const Weights& source, const Settings& settings, Index layer, std::uint64_t seed,
                        const Calibration* calibration) {
   const Index heads = source.num_kv_heads(), groups = settings.num_kv_heads;
   switch (settings.grouping) {
@@ -25,6 +25,8 @@ HeadGrouping groups_of(const Weights& source, const Settings& settings, std::uin
     case Grouping::clustered:
       return gqa::convert::clustered_groups(
           gqa::convert::head_distances(source, settings.distance, settings.basis, calibration), groups, seed);
+    case Grouping::asymmetric:
+      return settings.layer_groups.at(static_cast<std::size_t>(layer));
     case Grouping::map:
       return HeadGrouping(settings.map, groups);
     case Grouping::contiguous:
@@ -61,10 +63,10 @@ Index common_size(const HeadGrouping& heads) {
   return size;
 }
 
-/// The same layer with query heads in the order of the KV heads they read, and as many of each.
-Weights as_in_files(const Weights& weights) {
+/// The same layer with query heads in the order of the KV heads they read, `size` of each.
+Weights as_in_files(const Weights& weights, Index size) {
   const auto table = weights.heads.table();
-  const Index H = table.num_q_heads, size = common_size(weights.heads);
+  const Index H = table.num_q_heads;
   if (H == size * table.num_kv_heads) return gqa::convert::contiguous_heads(weights);
   // A KV head for each query head, of which those in a run of `size` with the same one are joined again.
   std::vector<Index> map(static_cast<std::size_t>(H));
@@ -82,7 +84,7 @@ Weights as_in_files(const Weights& weights) {
 ConvertedLayer convert_layer(const Weights& source, const Settings& settings, Index layer,
                              const Calibration* calibration) {
   const Index now = source.num_kv_heads();
-  (void)resulting_kv_heads(settings, source.num_q_heads(), now);
+  const Index in_file = resulting_kv_heads(settings, source.num_q_heads(), now);
   if (expands(settings, now)) {
     Weights more = gqa::convert::expand_heads(source, settings.num_kv_heads);
     gqa::convert::Report report;
@@ -96,13 +98,44 @@ ConvertedLayer convert_layer(const Weights& source, const Settings& settings, In
     return {std::move(low.weights), std::move(low.report), {}};
   }
   const std::uint64_t seed = settings.seed + static_cast<std::uint64_t>(layer);
-  const HeadGrouping groups = groups_of(source, settings, seed, calibration);
+  const HeadGrouping groups = groups_of(source, settings, layer, seed, calibration);
   auto merged = gqa::convert::merge_heads(source, groups, method_of(settings, layer, seed),
                                           {.calibration = calibration, .keep_norms = settings.keep_norms});
-  ConvertedLayer result{as_in_files(merged.weights), std::move(merged.report), {}};
+  ConvertedLayer result{
+      as_in_files(merged.weights, source.num_q_heads() / in_file), std::move(merged.report), {}};
   result.report.cache_after = result.weights.cache();
   for (Index h = 0; h < now; ++h) result.groups.push_back(groups.kv_head(h));
   return result;
+}
+
+Choices group_choices(const Weights& source, const Settings& settings, Index layer,
+                      const Calibration* calibration) {
+  const Index now = source.num_kv_heads();
+  const std::uint64_t seed = settings.seed + static_cast<std::uint64_t>(layer);
+  const auto distances = gqa::convert::head_distances(source, settings.distance, settings.basis, calibration);
+  Choices choices;
+  for (Index n = settings.budget > 0 ? 1 : settings.num_kv_heads;
+       n <= (settings.budget > 0 ? now : settings.num_kv_heads); ++n) {
+    choices.groups.push_back(gqa::convert::asymmetric_groups(distances, n, seed));
+    const auto merged =
+        gqa::convert::merge_heads(source, choices.groups.back(), method_of(settings, layer, seed),
+                                  {.calibration = calibration, .keep_norms = settings.keep_norms});
+    choices.errors.push_back(merged.report.relative_error());
+  }
+  return choices;
+}
+
+std::vector<HeadGrouping> choose_groups(const std::vector<Choices>& layers, const Settings& settings) {
+  std::vector<Index> chosen(layers.size(), 1);
+  if (settings.budget > 0) {
+    std::vector<std::vector<double>> errors;
+    for (const Choices& choices : layers) errors.push_back(choices.errors);
+    chosen = gqa::convert::allocate_kv_heads(errors, settings.budget);
+  }
+  std::vector<HeadGrouping> groups;
+  for (std::size_t l = 0; l < layers.size(); ++l)
+    groups.push_back(layers[l].groups.at(static_cast<std::size_t>(chosen[l] - 1)));
+  return groups;
 }
 
 bool expands(const Settings& settings, Index num_kv_heads) {
@@ -120,6 +153,11 @@ Index resulting_kv_heads(const Settings& settings, Index num_q_heads, Index num_
   }
   GQA_CHECK(groups >= 1, std::invalid_argument, "KV heads is " << groups << ", expected at least 1");
   if (settings.method == Method::low_rank) return num_kv_heads;
+  if (settings.grouping == Grouping::asymmetric) {
+    Index size = 0;
+    for (const HeadGrouping& layer : settings.layer_groups) size = std::gcd(size, common_size(layer));
+    return num_kv_heads / std::max<Index>(size, 1);
+  }
   if (settings.grouping != Grouping::map) {
     GQA_CHECK(num_kv_heads % groups == 0, std::invalid_argument,
               "KV heads is " << groups << ", expected a divisor of the " << num_kv_heads
@@ -143,8 +181,13 @@ const char* name_of(Method method) {
 }
 
 const char* name_of(Grouping grouping) {
-  constexpr const char* names[] = {"contiguous", "strided", "random", "clustered", "map"};
+  constexpr const char* names[] = {"contiguous", "strided", "random", "clustered", "asymmetric", "map"};
   return names[static_cast<int>(grouping)];
+}
+
+const char* name_of(gqa::convert::HeadDistance distance) {
+  constexpr const char* names[] = {"plain", "aligned", "aligned_cosine", "cka"};
+  return names[static_cast<int>(distance)];
 }
 
 }  // namespace convert

@@ -22,10 +22,9 @@ using gqa::convert::HeadDistance;
 constexpr Method methods[] = {Method::mean,     Method::first,        Method::medoid,  Method::random,
                               Method::weighted, Method::aligned_mean, Method::low_rank};
 constexpr Grouping groupings[] = {Grouping::contiguous, Grouping::strided, Grouping::random,
-                                  Grouping::clustered};
-constexpr std::array distances = {
-    std::pair("plain", HeadDistance::plain), std::pair("aligned", HeadDistance::aligned),
-    std::pair("aligned_cosine", HeadDistance::aligned_cosine), std::pair("cka", HeadDistance::cka)};
+                                  Grouping::clustered, Grouping::asymmetric};
+constexpr HeadDistance distances[] = {HeadDistance::plain, HeadDistance::aligned,
+                                      HeadDistance::aligned_cosine, HeadDistance::cka};
 constexpr std::array types = {std::pair("F32", generate::TensorType::f32),
                               std::pair("F16", generate::TensorType::f16),
                               std::pair("Q8_0", generate::TensorType::q8_0)};
@@ -75,17 +74,29 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
                   ->delimiter(',')
                   ->check(CLI::Range(0, 1 << 20))
                   ->excludes(kv_heads);
+  auto* budget =
+      app.add_option(
+             "--budget", settings.budget,
+             "in place of --kv-heads the KV heads of all layers together: each gets those that help it "
+             "most (--grouping asymmetric)")
+          ->check(CLI::Range(1, largest))
+          ->excludes(kv_heads)
+          ->excludes(map);
   auto* method_option = app.add_option("--method", method, "how the KV heads of a group become one")
                             ->check(CLI::IsMember(names(methods)))
                             ->capture_default_str();
-  auto* grouping_option = app.add_option("--grouping", grouping, "which KV heads become one")
-                              ->check(CLI::IsMember(names(groupings)))
-                              ->capture_default_str()
-                              ->excludes(map);
-  auto* distance_option = app.add_option("--distance", distance,
-                                         "of heads, for --grouping clustered (default: aligned for "
-                                         "aligned_mean, else plain)")
-                              ->check(CLI::IsMember(names(distances)));
+  auto* grouping_option =
+      app.add_option(
+             "--grouping", grouping,
+             "which KV heads become one; asymmetric: any number, which need not divide those there are")
+          ->check(CLI::IsMember(names(groupings)))
+          ->capture_default_str()
+          ->excludes(map);
+  auto* distance_option =
+      app.add_option("--distance", distance,
+                     "of heads, for --grouping clustered and asymmetric (default: aligned "
+                     "for aligned_mean, else plain)")
+          ->check(CLI::IsMember(names(distances)));
   auto* seed = app.add_option("--seed", settings.seed, "of what is random or clustered")
                    ->check(CLI::Range(std::numeric_limits<Index>::max()))
                    ->capture_default_str();
@@ -107,6 +118,11 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
                  "of all matrices (default: those that the conversion leaves alone keep theirs, others are "
                  "F16)")
       ->check(CLI::IsMember(names(types)));
+  auto* groups_option =
+      app.add_option(
+             "--groups", options.groups,
+             "folder for a picture of each layer's heads, how alike they are and what joins, and groups.txt")
+          ->type_name("FOLDER");
   app.add_option("--perplexity", options.perplexity,
                  "text to measure the model on, before and after; - is standard input")
       ->type_name("FILE");
@@ -122,12 +138,13 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_flag("--json", options.json, "print one JSON object");
   if (!generate::parse(app, argc, argv)) return std::nullopt;
 
-  GQA_CHECK(!kv_heads->empty() || !map->empty(), std::invalid_argument, "--kv-heads or --map is required");
+  GQA_CHECK(!kv_heads->empty() || !map->empty() || !budget->empty(), std::invalid_argument,
+            "--kv-heads, --map or --budget is required");
   GQA_CHECK(!std::isnan(options.noise), std::invalid_argument, "--noise is nan");  // Range lets it pass
   settings.method = find(methods, method);
   settings.grouping = map->empty() ? find(groupings, grouping) : Grouping::map;
   if (!map->empty()) settings.num_kv_heads = *std::ranges::max_element(settings.map) + 1;
-  if (!distance.empty()) options.distance = find(distances, distance).second;
+  if (!distance.empty()) options.distance = find(distances, distance);
   if (!type.empty()) options.type = find(types, type).second;
 
   // What says nothing is a mistake.
@@ -137,15 +154,18 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   };
   const bool low_rank = settings.method == Method::low_rank;
   const bool clustered = settings.grouping == Grouping::clustered;
-  only(distance_option, clustered, "--grouping clustered");
-  only(seed, clustered || settings.method == Method::random || settings.grouping == Grouping::random,
-       "--method random, --grouping random or --grouping clustered");
+  const bool asymmetric = settings.grouping == Grouping::asymmetric;
+  only(distance_option, clustered || asymmetric, "--grouping clustered or asymmetric");
+  only(budget, asymmetric, "--grouping asymmetric");
+  only(seed,
+       clustered || asymmetric || settings.method == Method::random || settings.grouping == Grouping::random,
+       "--method random or --grouping random, clustered or asymmetric");
   only(factors, settings.method == Method::weighted, "--method weighted");
   GQA_CHECK(settings.method != Method::weighted || options.factors, std::invalid_argument,
             "--method weighted needs --factors");
-  for (const CLI::Option* option : {map, grouping_option, keep_norms})
+  for (const CLI::Option* option : {map, grouping_option, keep_norms, groups_option})
     only(option, !low_rank, "a method that joins heads, which low_rank does not");
-  for (const CLI::Option* option : {method_option, grouping_option, keep_norms, calibration})
+  for (const CLI::Option* option : {method_option, grouping_option, keep_norms, calibration, groups_option})
     if (!option->empty() && !options.joining) options.joining = option->get_name();
 
   std::vector<const char*> from_input;

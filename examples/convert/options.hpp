@@ -19,8 +19,9 @@ struct Options {
   std::optional<std::filesystem::path> calibration;
   double noise = 0;  ///< added to what the calibration saw
   std::optional<std::filesystem::path> perplexity;
-  Index context = 512;   ///< tokens of a text that see each other
-  Index max_tokens = 0;  ///< read of each text; 0: all
+  std::optional<std::filesystem::path> groups;  ///< a folder for pictures and a table of the groups
+  Index context = 512;                          ///< tokens of a text that see each other
+  Index max_tokens = 0;                         ///< read of each text; 0: all
   Index num_threads = 1;
   bool json = false;
   /// Options that say how heads are joined: of no meaning where there are to be more of them.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "program.hpp"
 
-#include <fcntl.h>
-
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <iostream>
 #include <mutex>
-#include <unordered_map>
+#include <sstream>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 #include <utility>
 
@@ -16,6 +16,7 @@
 #include "factors.hpp"
 #include "interrupt.hpp"
 #include "loaded_model.hpp"
+#include "model_output.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "session.hpp"
@@ -40,6 +41,12 @@ std::vector<TokenId> read_text(const fs::path& path, const ModelFile& file, Inde
       file.tokenizer.encode({reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size()});
   if (max_tokens > 0 && std::ssize(tokens) > max_tokens) tokens.resize(static_cast<std::size_t>(max_tokens));
   return tokens;
+}
+
+void replace_file(const fs::path& path, std::string_view text) {
+  gqa::detail::Replacement file(path);
+  file.file().write(std::as_bytes(std::span(text)));
+  file.commit();
 }
 
 /// Throws std::invalid_argument where the output is one of the files that are read: it would be there no
@@ -68,7 +75,6 @@ class Loaded {
                 .done_with = [&](std::span<const std::byte> piece) { file.bytes.forget(piece); }}),
         context_(std::min(context, file.sizes.context_length)) {
     line_.clear();
-    model_.sizes.context_length = context_;  // so that caches are no longer
     stop_if_interrupted();
   }
 
@@ -100,30 +106,50 @@ class Loaded {
   Index context_;
 };
 
-/// All layers at once, as far as there are threads.
-std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& options,
-                                         const Settings& settings, gqa::PoolExecutor executor,
-                                         const std::vector<gqa::convert::Calibration>& calibration,
-                                         Report& report) {
-  const Index num_layers = file.sizes.num_layers;
-  report.layers.resize(static_cast<std::size_t>(num_layers));
-  std::vector<std::vector<OutputTensor>> of_layer(report.layers.size());
+/// Calls f(layer, weights, calibration) for all layers at once, as far as there are threads.
+void for_layers(
+    const char* what, const ModelFile& file, gqa::PoolExecutor executor,
+    const std::vector<gqa::convert::Calibration>& calibration,
+    const std::function<void(Index, const gqa::convert::Weights&, const gqa::convert::Calibration*)>& f) {
   generate::ProgressLine line;
   std::mutex mutex;
   Index done = 0;
+  const Index num_layers = file.sizes.num_layers;
   executor.parallel_for(num_layers, [&](Index i) {
     stop_if_interrupted();
-    const auto at = static_cast<std::size_t>(i);
     const auto source = read_attention(file.gguf, file.sizes, i);
     try {
-      auto converted = convert_layer(source, settings, i, calibration.empty() ? nullptr : &calibration[at]);
-      of_layer[at] = attention_tensors(file.gguf, i, source, converted.weights, options.type);
-      report.layers[at] = {std::move(converted.report), std::move(converted.groups)};
+      f(i, source, calibration.empty() ? nullptr : &calibration[static_cast<std::size_t>(i)]);
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument("layer " + std::to_string(i) + ": " + error.what());
     }
     const std::lock_guard lock(mutex);
-    line.show("converting", static_cast<double>(++done) / static_cast<double>(num_layers));
+    line.show(what, static_cast<double>(++done) / static_cast<double>(num_layers));
+  });
+}
+
+/// Groups of free sizes, for all layers.
+std::vector<gqa::HeadGrouping> plan_groups(const ModelFile& file, const Settings& settings,
+                                           gqa::PoolExecutor executor,
+                                           const std::vector<gqa::convert::Calibration>& calibration) {
+  std::vector<Choices> layers(static_cast<std::size_t>(file.sizes.num_layers));
+  for_layers("grouping", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    layers[static_cast<std::size_t>(i)] = group_choices(source, settings, i, seen);
+  });
+  return choose_groups(layers, settings);
+}
+
+std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& options,
+                                         const Settings& settings, gqa::PoolExecutor executor,
+                                         const std::vector<gqa::convert::Calibration>& calibration,
+                                         Report& report) {
+  report.layers.resize(static_cast<std::size_t>(file.sizes.num_layers));
+  std::vector<std::vector<OutputTensor>> of_layer(report.layers.size());
+  for_layers("converting", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    const auto at = static_cast<std::size_t>(i);
+    auto converted = convert_layer(source, settings, i, seen);
+    of_layer[at] = attention_tensors(file.gguf, i, source, converted.weights, options.type);
+    report.layers[at] = {std::move(converted.report), std::move(converted.groups)};
   });
   std::vector<OutputTensor> tensors;
   for (auto& layer : of_layer)
@@ -131,53 +157,25 @@ std::vector<OutputTensor> convert_layers(const ModelFile& file, const Options& o
   return tensors;
 }
 
-/// The file: the source's tensors in its order, those of attention replaced.
-OutputFile make_output(const ModelFile& file, const Options& options, Index num_kv_heads,
-                       std::vector<OutputTensor> attention) {
-  OutputFile out{
-      file.gguf, {{"llama.attention.head_count_kv", static_cast<std::uint32_t>(num_kv_heads)}}, {}};
-  if (options.type) {
-    // llama.cpp's numbers of these types as those of whole files.
-    const std::uint32_t file_type = *options.type == TensorType::f32   ? 0
-                                    : *options.type == TensorType::f16 ? 1
-                                                                       : 7;
-    out.integers.push_back({"general.file_type", file_type});
-    if (*options.type == TensorType::q8_0) out.integers.push_back({"general.quantization_version", 2});
-  }
-  std::unordered_map<std::string_view, OutputTensor*> changed;
-  for (OutputTensor& tensor : attention) changed.emplace(tensor.name, &tensor);
-  for (const GgufTensor& tensor : file.gguf.tensors()) {
-    const auto found = changed.find(tensor.name);
-    if (found != changed.end()) {
-      out.tensors.push_back(std::move(*found->second));
-      continue;
-    }
-    const bool matrix = tensor.rows() > 1;
-    out.tensors.push_back(
-        {.name = std::string(tensor.name),
-         .sizes = {tensor.sizes.begin(), tensor.sizes.begin() + tensor.num_dims},
-         .type = options.type && matrix ? type_for_rows(*options.type, tensor.columns()) : tensor.type,
-         .source = &tensor});
-  }
-  return out;
-}
-
-/// Writes it where it will be renamed from, and looks whether it is a model.
-Index write_output(const OutputFile& output, gqa::detail::Replacement& target) {
-  const Index bytes = output.bytes();
-  gqa::detail::File& file = target.file();
-  // A disk that is too small is found before anything is written to it, where the file system can tell.
-  if (const int error = ::posix_fallocate(file.descriptor(), 0, bytes);
-      error != 0 && error != EINVAL && error != EOPNOTSUPP)
-    gqa::detail::fail_on(file.path(), "cannot write", error);
-  generate::ProgressLine line;
-  Index written = 0;
-  output.write(file, [&](Index more) {
-    stop_if_interrupted();
-    line.show("writing", static_cast<double>(written += more) / static_cast<double>(bytes));
+/// A picture of each layer's groups, and a table of all.
+void write_groups(const ModelFile& file, const fs::path& folder, const Settings& settings,
+                  gqa::PoolExecutor executor, const std::vector<gqa::convert::Calibration>& calibration,
+                  const Report& report) {
+  std::vector<std::string> tables(report.layers.size());
+  for_layers("drawing", file, executor, calibration, [&](Index i, const auto& source, const auto* seen) {
+    const auto at = static_cast<std::size_t>(i);
+    const auto& map = report.layers[at].groups;
+    const auto groups = gqa::convert::grouping_report(
+        source, gqa::HeadGrouping(map, *std::ranges::max_element(map) + 1), settings.basis, seen);
+    std::ostringstream table, picture;
+    gqa::convert::write_table(table, groups);
+    gqa::convert::write_svg(picture, groups);
+    tables[at] = "layer " + std::to_string(i) + "\n" + table.str() + "\n";
+    replace_file(folder / ("layer-" + std::to_string(i) + ".svg"), picture.str());
   });
-  (void)ModelFile(file.path());
-  return bytes;
+  std::string all;
+  for (const std::string& table : tables) all += table;
+  replace_file(folder / "groups.txt", all);
 }
 
 int convert_file(const Options& options) {
@@ -211,6 +209,7 @@ int convert_file(const Options& options) {
                                              << ", the width of what they are to span (or some --noise)");
     report.calibration_tokens = std::ssize(calibrated);
   }
+  if (options.groups) fs::create_directories(*options.groups);
   gqa::detail::Replacement target(options.out);  // where it cannot be written, nothing is computed
 
   Eigen::ThreadPool pool(static_cast<int>(options.num_threads));
@@ -222,13 +221,24 @@ int convert_file(const Options& options) {
     if (options.calibration) calibration = loaded.calibrate(calibrated, options.noise);
   }
   const auto start = std::chrono::steady_clock::now();
-  const OutputFile output =
-      make_output(file, options, report.num_kv_heads,
-                  convert_layers(file, options, settings, executor, calibration, report));
+  if (settings.grouping == Grouping::asymmetric) {
+    settings.layer_groups = plan_groups(file, settings, executor, calibration);
+    report.num_kv_heads = resulting_kv_heads(settings, file.sizes.num_q_heads, file.sizes.num_kv_heads);
+  }
+  OutputFile output = model_output(file.gguf, options.type,
+                                   convert_layers(file, options, settings, executor, calibration, report));
+  output.integers.insert(output.integers.begin(),
+                         {"llama.attention.head_count_kv", static_cast<std::uint32_t>(report.num_kv_heads)});
   report.bytes_before = std::ssize(file.bytes.bytes());
-  report.bytes_after = write_output(output, target);
+  generate::ProgressLine line;
+  report.bytes_after = write_model(output, target, [&](double done) {
+    stop_if_interrupted();
+    line.show("writing", done);
+  });
+  line.clear();
   target.commit();
   report.conversion_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (options.groups) write_groups(file, *options.groups, settings, executor, calibration, report);
   if (options.perplexity) {
     const ModelFile converted(options.out);
     report.after = Loaded(converted, executor, options.context).measure(measured);

@@ -30,6 +30,14 @@ Index Report::cache_after() const {
   return sum;
 }
 
+Index Report::distinct_heads(const Layer& layer) { return *std::ranges::max_element(layer.groups) + 1; }
+
+Index Report::distinct_heads() const {
+  Index sum = 0;
+  for (const Layer& layer : layers) sum += distinct_heads(layer);
+  return sum;
+}
+
 std::string Report::text() const {
   std::ostringstream out;
   out << std::fixed << std::setprecision(2);
@@ -56,6 +64,14 @@ std::string Report::text() const {
   };
   out << "KV cache    " << cache(cache_before()) << " before, " << cache(cache_after()) << " after (f16, "
       << full << " tokens" << (settings.method == Method::low_rank ? ", as latent vectors" : "") << ")\n";
+  if (settings.grouping == Grouping::asymmetric) {
+    const auto [least, most] =
+        std::ranges::minmax(layers, {}, [](const Layer& l) { return distinct_heads(l); });
+    const Index heads = distinct_heads();
+    out << "KV heads    " << heads << " in all, " << distinct_heads(least) << " to " << distinct_heads(most)
+        << " a layer: " << cache(heads * (sizes.head_dim + sizes.value_dim))
+        << " of cache with each kept once; the file repeats them\n";
+  }
   if (!expands()) {
     double worst = 0, sum = 0;
     for (const Layer& layer : layers) {
@@ -85,6 +101,8 @@ nlohmann::ordered_json Report::json() const {
   if (!expands()) {
     object["method"] = name_of(settings.method);
     if (settings.method != Method::low_rank) object["grouping"] = name_of(settings.grouping);
+    if (settings.grouping == Grouping::clustered || settings.grouping == Grouping::asymmetric)
+      object["distance"] = name_of(settings.distance);
     object["keep_norms"] = settings.keep_norms;
   }
   if (calibration_tokens) object["calibration_tokens"] = *calibration_tokens;
@@ -97,14 +115,16 @@ nlohmann::ordered_json Report::json() const {
   }
   if (!expands()) {
     auto list = nlohmann::ordered_json::array();
-    for (const Layer& layer : layers)
+    for (const Layer& layer : layers) {
       list.push_back({{"groups", layer.groups},
                       {"key_error", layer.report.keys.error()},
                       {"value_error", layer.report.values.error()},
                       {"relative_error", layer.report.relative_error()},
                       {"ambiguous_keys", layer.report.ambiguous_keys},
                       {"ambiguous_values", layer.report.ambiguous_values}});
+    }
     object["by_layer"] = list;
+    if (settings.method != Method::low_rank) object["distinct_kv_heads"] = distinct_heads();
   }
   object["conversion_seconds"] = conversion_seconds;
   return object;

@@ -32,6 +32,10 @@ struct Report {
   /// Of all layers, in elements a token.
   Index cache_before() const;
   Index cache_after() const;
+  /// KV heads of a layer that are not another's copy.
+  static Index distinct_heads(const Layer& layer);
+  /// Of all layers, were each kept once.
+  Index distinct_heads() const;
 
   std::string text() const;
   nlohmann::ordered_json json() const;

@@ -32,18 +32,6 @@ std::optional<gqa::QKNorm> head_norm(const Vector& weights, double epsilon) {
                      std::span(weights.data(), static_cast<std::size_t>(weights.size())), epsilon);
 }
 
-gqa::AttentionLayer<> attention_layer(const Layer& layer, const Hyperparameters& sizes, Index index) {
-  return {{.output = projection(layer.attention_output), .qkv = projection(layer.qkv)},
-          {.num_q_heads = sizes.num_q_heads,
-           .num_kv_heads = sizes.num_kv_heads,
-           .head_dim = sizes.head_dim,
-           .value_dim = sizes.value_dim,
-           .scale = sizes.attention_scale,
-           .q_norm = head_norm(layer.q_norm, sizes.rms_epsilon),
-           .k_norm = head_norm(layer.k_norm, sizes.rms_epsilon),
-           .rope = gqa::Rope(sizes.windows.is_local(index) ? sizes.local_rope : sizes.rope)}};
-}
-
 /// out <- activation(gate) * up
 template <class Row>
 void activate(Activation activation, const Row& gate, const Row& up, Eigen::Ref<Vector> out) {
@@ -62,10 +50,24 @@ void activate(Activation activation, const Row& gate, const Row& up, Eigen::Ref<
 
 }  // namespace
 
+gqa::AttentionLayerConfig attention_config(const Layer& layer, const Hyperparameters& sizes, Index index) {
+  return {.num_q_heads = sizes.num_q_heads,
+          .num_kv_heads = sizes.num_kv_heads,
+          .head_dim = sizes.head_dim,
+          .value_dim = sizes.value_dim,
+          .scale = sizes.attention_scale,
+          .q_norm = head_norm(layer.q_norm, sizes.rms_epsilon),
+          .k_norm = head_norm(layer.k_norm, sizes.rms_epsilon),
+          .rope = gqa::Rope(sizes.windows.is_local(index) ? sizes.local_rope : sizes.rope)};
+}
+
 Forward::Forward(const Model& model, gqa::PoolExecutor executor)
     : model_(model), sizes_(model.sizes), executor_(executor) {
-  for (Index i = 0; i < sizes_.num_layers; ++i)
-    attention_.push_back(attention_layer(model.layers[static_cast<std::size_t>(i)], sizes_, i));
+  for (Index i = 0; i < sizes_.num_layers; ++i) {
+    const Layer& layer = model.layers[static_cast<std::size_t>(i)];
+    attention_.push_back({{.output = projection(layer.attention_output), .qkv = projection(layer.qkv)},
+                          attention_config(layer, sizes_, i)});
+  }
 }
 
 void Forward::check(std::span<const TokenId> tokens) const {

@@ -25,6 +25,9 @@ using Attend = std::function<void(Index layer, const gqa::TensorView<const float
 /// norm.
 using Watch = std::function<void(Index layer, const Matrix& inputs)>;
 
+/// Heads, scale, norms and rotation of a layer's attention.
+gqa::AttentionLayerConfig attention_config(const Layer& layer, const Hyperparameters& sizes, Index index);
+
 /// A model without its memory: from token ids to hidden states and scores. The tokens of one pass may belong
 /// to any sequences: where their keys and values are is the attention's business. No bit of a token's result
 /// depends on what else is fed with it.

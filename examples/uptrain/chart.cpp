@@ -11,7 +11,7 @@ namespace uptrain {
 namespace {
 
 constexpr const char* colours[] = {"#8c959f", "#d9822b", "#c9a227", "#2f81c4",
-                                   "#2f9e6e", "#b8559c", "#7a6fd0"};
+                                   "#8a5a44", "#2f9e6e", "#b8559c", "#7a6fd0"};
 
 struct Interval {
   double low = std::numeric_limits<double>::infinity(), high = -low;
@@ -27,6 +27,33 @@ double step_for(double range) {
   const double power = std::pow(10, std::floor(std::log10(range / 4)));
   const double steps = range / 4 / power;
   return power * (steps >= 5 ? 5 : steps >= 2 ? 2 : 1);
+}
+
+/// Where numbers are written along the axis of `range`, the ends included.
+std::vector<double> ticks(const Interval& range, bool logarithmic) {
+  std::vector<double> at;
+  if (logarithmic) {  // 1, 2 and 5 times powers of ten
+    const auto number = [](int i) {
+      constexpr double digit[] = {1, 2, 5};
+      const int power = i >= 0 ? i / 3 : (i - 2) / 3;
+      return digit[i - 3 * power] * std::pow(10, power);
+    };
+    int i = static_cast<int>(std::floor(3 * std::log10(range.low))) - 3;
+    while (number(i + 1) <= range.low) ++i;
+    do at.push_back(number(i));
+    while (number(i++) < range.high);
+    return at;
+  }
+  const double step = step_for(std::max(range.high - range.low, 1e-9));
+  const double floor = std::floor(range.low / step) * step, ceiling = std::ceil(range.high / step) * step;
+  for (double y = floor; y <= ceiling + step / 2; y += step) at.push_back(y);
+  return at;
+}
+
+std::string fixed(double x, int decimals) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(decimals) << x;
+  return out.str();
 }
 
 std::string escaped(const std::string& text) {
@@ -48,15 +75,20 @@ std::string Chart::svg() const {
     }
   for (const Tick& tick : x_ticks) xs.take_in(tick.at);
   if (line) ys.take_in(line->y);
-  const double step = step_for(std::max(ys.high - ys.low, 1e-9));
-  const double floor = std::floor(ys.low / step) * step, ceiling = std::ceil(ys.high / step) * step;
+  const std::vector<double> y_ticks = ticks(ys, logarithmic_y);
+  const auto up = [&](double y) { return logarithmic_y ? std::log(y) : y; };
+  const auto decimals = [&](double y) {
+    if (logarithmic_y) return y < 1 ? std::max(1, static_cast<int>(std::ceil(-std::log10(y)))) : 0;
+    return step_for(std::max(ys.high - ys.low, 1e-9)) < 0.1 ? 2 : 1;
+  };
+  const double floor = up(y_ticks.front()), ceiling = up(y_ticks.back());
   const auto along = [&](double x) { return logarithmic_x ? std::log(x) : x; };
   const double span = std::max(along(xs.high) - along(xs.low), 1e-9), margin = 18;
   const auto at_x = [&](double x) {
     return left + margin + (right - left - 2 * margin) * (along(x) - along(xs.low)) / span;
   };
   const auto at_y = [&](double y) {
-    return bottom - (bottom - top) * (y - floor) / std::max(ceiling - floor, 1e-9);
+    return bottom - (bottom - top) * (up(y) - floor) / std::max(ceiling - floor, 1e-9);
   };
 
   std::ostringstream out;
@@ -73,12 +105,10 @@ std::string Chart::svg() const {
   text(left, 22, "start", title, " font-size=\"14\"");
   text((left + right) / 2, height - 14, "middle", x_title);
   text(16, (top + bottom) / 2, "middle", y_title, " transform=\"rotate(-90 16 193)\"");
-  for (double y = floor; y <= ceiling + step / 2; y += step) {
+  for (const double y : y_ticks) {
     out << "<line class=\"faint\" x1=\"" << left << "\" x2=\"" << right << "\" y1=\"" << at_y(y) << "\" y2=\""
         << at_y(y) << "\"/>\n";
-    std::ostringstream label;
-    label << std::fixed << std::setprecision(step < 0.1 ? 2 : 1) << y;
-    text(left - 6, at_y(y) + 4, "end", label.str());
+    text(left - 6, at_y(y) + 4, "end", fixed(y, decimals(y)));
   }
   for (const Tick& tick : x_ticks) text(at_x(tick.at), bottom + 20, "middle", tick.label);
 

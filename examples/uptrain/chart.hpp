@@ -29,7 +29,7 @@ struct Tick {
 struct Chart {
   std::string title, x_title, y_title;
   std::vector<Tick> x_ticks;
-  bool logarithmic_x = false;
+  bool logarithmic_x = false, logarithmic_y = false;  ///< of numbers above 0
   std::vector<Series> series;
   struct Line {
     std::string name;

@@ -40,8 +40,9 @@ Weights merged(const Weights& weights, Method method, Index kv_heads, const KeyB
   const gc::Method how = method == Method::random   ? gc::Method::random(seed)
                          : method == Method::first  ? gc::Method::first()
                          : method == Method::medoid ? gc::Method::medoid()
-                         : method == Method::mean   ? gc::Method::mean()
-                                                    : gc::Method::aligned_mean(basis);
+                         : method == Method::mean || method == Method::weighted
+                             ? gc::Method::mean()  // which factors begin as
+                             : gc::Method::aligned_mean(basis);
   const Weights result = gc::merge_heads(weights, groups, how, {.calibration = &calibration}).weights;
   return method == Method::clustered ? gc::contiguous_heads(result) : result;
 }

@@ -5,13 +5,12 @@
 #include <vector>
 
 #include "products.hpp"
-#include "text.hpp"
 
 namespace uptrain {
 
 /// The mean over rows of lse(logits) - logits[target], in nats, summed up in double.
-template <class T>
-double cross_entropy(const Matrix<T>& logits, const std::vector<Symbol>& targets) {
+template <class T, class Target>
+double cross_entropy(const Matrix<T>& logits, const std::vector<Target>& targets) {
   double sum = 0;
   for (Index t = 0; t < logits.rows(); ++t) {
     const T max = logits.row(t).maxCoeff();
@@ -21,10 +20,10 @@ double cross_entropy(const Matrix<T>& logits, const std::vector<Symbol>& targets
   return sum / static_cast<double>(logits.rows());
 }
 
-/// Turns logits into the gradient by them: (softmax(logits) - [target]) / rows.
-template <class T>
-void cross_entropy_backward(Matrix<T>& logits, const std::vector<Symbol>& targets) {
-  const T share = 1 / static_cast<T>(logits.rows());
+/// Turns logits into the gradient of `weight` times that: weight (softmax(logits) - [target]) / rows.
+template <class T, class Target>
+void cross_entropy_backward(Matrix<T>& logits, const std::vector<Target>& targets, T weight = 1) {
+  const T share = weight / static_cast<T>(logits.rows());
   for (Index t = 0; t < logits.rows(); ++t) {
     auto row = logits.row(t).array();
     row = (row - logits.row(t).maxCoeff()).exp().eval();

@@ -114,11 +114,15 @@ Experiment::Task* Experiment::take(const std::function<bool()>& goes_on) {
 void Experiment::execute(Task& task, const std::function<bool()>& goes_on) {
   Training& training = task.training;
   const Shape mha = settings_.shape.with_kv_heads(settings_.shape.num_q_heads);
+  std::optional<Folding> folding;
+  if (task.method == Method::weighted) folding.emplace(mha, task.kv_heads);
   if (training.parameters.empty()) {
     if (task.from_scratch) {
       training.parameters = initial_parameters(mha, task.recipe.seed);
     } else if (!task.method) {
       training.parameters = base_of(task).training.parameters;
+    } else if (folding) {
+      training.parameters = folding->initial(base_of(task).training.parameters);
     } else {
       const auto& parameters = base_of(task).training.parameters;
       Transformer<float> model(mha);
@@ -136,19 +140,22 @@ void Experiment::execute(Task& task, const std::function<bool()>& goes_on) {
     if (options_.folder) save_checkpoint(checkpoint(task), identity(task), training);
   };
   auto saved = std::chrono::steady_clock::now();
-  train(model, text_, measured_on_, task.recipe, training, [&] {
-    {
-      const std::lock_guard lock(mutex_);
-      task.reported = training.step;
-      if (failure_) return false;
-    }
-    const auto now = std::chrono::steady_clock::now();
-    if (std::chrono::duration<double>(now - saved).count() >= options_.checkpoint_seconds) {
-      save();
-      saved = now;
-    }
-    return goes_on();
-  });
+  train(
+      model, text_, measured_on_, task.recipe, training,
+      [&] {
+        {
+          const std::lock_guard lock(mutex_);
+          task.reported = training.step;
+          if (failure_) return false;
+        }
+        const auto now = std::chrono::steady_clock::now();
+        if (std::chrono::duration<double>(now - saved).count() >= options_.checkpoint_seconds) {
+          save();
+          saved = now;
+        }
+        return goes_on();
+      },
+      folding ? &*folding : nullptr);
   const bool done = training.losses.size() == task.recipe.measured_at.size();
   if (done) {
     training.moments = {};

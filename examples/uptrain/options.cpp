@@ -76,7 +76,8 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   const auto* uptraining_rate =
       app.add_option("--uptraining-rate", given.uptraining_rate, "of uptraining [0.001; quick: 0.002]")
           ->check(CLI::Range(0.0, 1e6));
-  app.add_option("--methods", names, "some of: random,first,medoid,mean,aligned-mean,clustered,low-rank")
+  app.add_option("--methods", names,
+                 "some of: random,first,medoid,mean,weighted,aligned-mean,clustered,low-rank")
       ->delimiter(',')
       ->check(CLI::IsMember(all))
       ->type_name("LIST");

@@ -54,15 +54,22 @@ double measure(Transformer<float>& model, const std::vector<float>& parameters,
 }
 
 void train(Transformer<float>& model, const Text& text, const std::vector<Batch>& measured_on,
-           const Recipe& recipe, Training& training, const std::function<bool()>& goes_on) {
+           const Recipe& recipe, Training& training, const std::function<bool()>& goes_on,
+           const Folding* folding) {
   const AdamW optimizer;
-  const Places& places = model.places();
+  const Index decayed = folding ? folding->matrices() : model.places().matrices;
+  std::vector<float> folded, d_folded(folding ? static_cast<std::size_t>(model.places().size) : 0);
+  const auto parameters = [&]() -> const std::vector<float>& {
+    if (!folding) return training.parameters;
+    folding->fold(training.parameters, folded);
+    return folded;
+  };
   std::vector<float> gradient(training.parameters.size());
   if (training.moments.first.empty()) training.moments = Moments(training.parameters.size());
   const auto measure_if_due = [&] {
     const std::size_t next = training.losses.size();
     if (next == recipe.measured_at.size() || recipe.measured_at[next] != training.step) return;
-    const double loss = measure(model, training.parameters, measured_on);
+    const double loss = measure(model, parameters(), measured_on);
     check_finite(loss, "loss", recipe, training.step);
     training.losses.push_back(loss);
   };
@@ -71,11 +78,12 @@ void train(Transformer<float>& model, const Text& text, const std::vector<Batch>
     const Index step = training.step + 1;
     const Batch batch =
         training_batch(text, recipe.batch, model.shape().context, recipe.seed, recipe.first_batch + step);
-    check_finite(model.loss_and_gradient(training.parameters, batch, gradient), "loss", recipe,
+    check_finite(model.loss_and_gradient(parameters(), batch, folding ? d_folded : gradient), "loss", recipe,
                  training.step);
+    if (folding) folding->fold_backward(training.parameters, d_folded, gradient);
     const double norm = optimizer.update(
         training.parameters, gradient, training.moments, step,
-        learning_rate(step, recipe.steps, recipe.warm_up, recipe.rate, recipe.rate / 10), places.matrices);
+        learning_rate(step, recipe.steps, recipe.warm_up, recipe.rate, recipe.rate / 10), decayed);
     check_finite(norm, "gradient", recipe, training.step);
     training.step = step;
     measure_if_due();

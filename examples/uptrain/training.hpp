@@ -8,6 +8,7 @@
 
 #include "adamw.hpp"
 #include "batch.hpp"
+#include "folding.hpp"
 #include "transformer.hpp"
 
 namespace uptrain {
@@ -41,8 +42,10 @@ double measure(Transformer<float>& model, const std::vector<float>& parameters,
                const std::vector<Batch>& batches);
 
 /// Trains from where it stands to the end, or until `goes_on`, asked before each step, says no. Throws
-/// std::runtime_error where the loss or the gradient is no number.
+/// std::runtime_error where the loss or the gradient is no number. With a `folding`, the parameters are those
+/// that it folds into the model's.
 void train(Transformer<float>& model, const Text& text, const std::vector<Batch>& measured_on,
-           const Recipe& recipe, Training& training, const std::function<bool()>& goes_on);
+           const Recipe& recipe, Training& training, const std::function<bool()>& goes_on,
+           const Folding* folding = nullptr);
 
 }  // namespace uptrain

@@ -38,3 +38,4 @@
 #include "gqa/reference/attention_backward.hpp"
 #include "gqa/reference/latent_attention.hpp"
 #include "gqa/score.hpp"
+#include "gqa/sparse_attention.hpp"

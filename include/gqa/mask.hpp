@@ -13,6 +13,7 @@
 #include "gqa/mask/mask_concept.hpp"
 #include "gqa/mask/mask_fn.hpp"
 #include "gqa/mask/mask_tensor.hpp"
+#include "gqa/mask/page_selection.hpp"
 #include "gqa/mask/per_head.hpp"
 #include "gqa/mask/prefix.hpp"
 #include "gqa/mask/sinks.hpp"

@@ -141,6 +141,30 @@ TEST(Clustering, MakesFreeGroupsThatNoMoveImproves) {
   }
 }
 
+// What it begins with is mostly better by moves, and here always.
+TEST(Clustering, AsymmetricGroupsLeaveNoMoveThatImproves) {
+  for (const std::uint64_t seed : seeds(10)) {
+    const Index heads = 18, groups = 6;
+    const Matrix d = random_distances(heads, seed);
+    const auto found = convert::detail::map_of(convert::asymmetric_groups(d, groups));
+    const double cost = convert::grouping_cost(d, HeadGrouping(found, groups));
+    for (std::size_t h = 0; h < found.size(); ++h)
+      for (Index to = 0; to < groups; ++to) {
+        auto map = found;
+        map[h] = to;
+        EXPECT_GE(convert::grouping_cost(d, HeadGrouping(map, groups)), cost - 1e-9) << seed;
+      }
+  }
+}
+
+// Of many groups, k-means from 64 beginnings is not always the cheapest.
+TEST(Clustering, TakesTheCheapestOfItsCandidates) {
+  const Matrix d = random_distances(48, 8);
+  const double agglomerative = convert::grouping_cost(d, convert::agglomerative_groups(d, 16));
+  EXPECT_LT(agglomerative, 0.999 * convert::grouping_cost(d, convert::balanced_kmeans_groups(d, 16)));
+  EXPECT_EQ(convert::grouping_cost(d, convert::clustered_groups(d, 16)), agglomerative);
+}
+
 TEST(Clustering, MoreStartsCostNoMore) {
   for (const std::uint64_t seed : seeds(10)) {
     const Matrix d = random_distances(24, seed);

@@ -118,18 +118,19 @@ TEST(GroupingReport, AsSvg) {
   const std::string svg = svg_of(known());
   EXPECT_EQ(svg.substr(0, 38), "<svg xmlns=\"http://www.w3.org/2000/svg");
   EXPECT_EQ(svg.substr(svg.size() - 7), "</svg>\n");
-  EXPECT_EQ(count_of(svg, "<rect"), 1 + 2 * (16 + 2) + 4);
+  EXPECT_EQ(count_of(svg, "<rect"), 1 + 2 * (16 + 2) + 21 + 4);
   EXPECT_EQ(count_of(svg, "stroke=\"black\""), 4);
-  EXPECT_EQ(count_of(svg, "rgb(31,111,159)"), 8);  // the diagonals
-  EXPECT_EQ(count_of(svg, "rgb(255,140,35)"), 2);  // -1
+  EXPECT_EQ(count_of(svg, "rgb(31,111,159)"), 8 + 1);  // the diagonals, and of the scale
+  EXPECT_EQ(count_of(svg, "rgb(255,140,35)"), 2 + 1);  // -1
   // Heads 0 and 3, which stand third in the first group.
-  EXPECT_EQ(count_of(svg, "<rect x=\"88\" y=\"40\" width=\"24\" height=\"24\" fill=\"rgb(255,140,35)\"/>"),
+  EXPECT_EQ(count_of(svg, "<rect x=\"120\" y=\"40\" width=\"40\" height=\"40\" fill=\"rgb(255,140,35)\"/>"),
             1);
+  EXPECT_EQ(count_of(svg, ">-1.00<"), 2);
   EXPECT_EQ(count_of(svg, ">62.5 %<"), 1);
   EXPECT_EQ(count_of(svg, "<text"), count_of(svg, "</text>"));
   // Heads stand in the order of their groups, and a frame is as large as its group.
   EXPECT_LT(svg.find(">3</text>"), svg.find(">1</text>"));
-  EXPECT_NE(svg.find("width=\"72\" height=\"72\" fill=\"none\""), std::string::npos);
+  EXPECT_NE(svg.find("width=\"120\" height=\"120\" fill=\"none\""), std::string::npos);
 }
 
 // A decimal comma would break the picture.

@@ -67,6 +67,36 @@ TEST_F(LayerLaws, InARingToo) {
   expect_pieces_are_one(make, window, "ring");
 }
 
+TEST_F(LayerLaws, OverPagesAndLayersThatDifferToo) {
+  const ByRows<float> expected =
+      fed(KVCache<float>({.max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv}),
+          {num_tokens}, causal());
+  PagedCache<float> pool({.num_pages = 8, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+  EXPECT_EQ(fed(pool.sequence(pool.create()), {40, 1, 64}, causal()), expected);
+  const HybridCache<float>::Config config{
+      .max_tokens = 200,
+      .max_span = num_tokens,
+      .layers = {{.num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv}}};
+  EXPECT_EQ(fed(HybridCache<float>(config), {40, 1, 64}, causal()), expected);
+}
+
+TEST_F(LayerLaws, ReadsACrossCacheByRun) {
+  // What an encoder made, once for all tokens of the decoder.
+  const Index n = 70;
+  const auto k = test::random_values<float>(8, n * s.G * s.D),
+             v = test::random_values<float>(9, n * s.G * s.Dv);
+  const TensorView<const float> keys(k.data(), n, s.G, s.D), values(v.data(), n, s.G, s.Dv);
+  CrossCache<float> cache({.tokens = {n}, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+  cache.write(0, 0, keys, values);
+  const auto through = [&](const auto& kv) {
+    ByRows<float> y(5, s.out_dim);
+    layer.run(Serial{}, memory, x.topRows(5), memory.positions(0, 5), y,
+              [&](const auto& heads, const auto& out) { attention(heads.q, kv, out); });
+    return y;
+  };
+  EXPECT_EQ(through(cache.layer(0)), through(ContiguousKV<float>(keys, values)));
+}
+
 TEST_F(LayerLaws, ThreadsChangeNoBit) {
   ByRows<float> expected(num_tokens, s.out_dim), y(num_tokens, s.out_dim);
   layer.forward(Serial{}, memory, x, expected, causal());

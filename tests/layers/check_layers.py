@@ -9,8 +9,8 @@ import sys
 # Lowest first. A header may include its own layer and those before it.
 LAYERS = ["core", "simd", "position", "mask", "score", "kv", "reference", "kernel", "explain.hpp", "mask.hpp",
           "score.hpp", "cache.hpp", "attention.hpp", "attention_backward.hpp", "attention_scores.hpp",
-          "attention_weights.hpp", "cascade.hpp", "clustered_attention.hpp", "layer", "convert", "convert.hpp", "inspect", "plan",
-          "gqa.hpp"]
+          "attention_weights.hpp", "cascade.hpp", "clustered_attention.hpp", "layer", "sparse_attention.hpp", "convert",
+          "convert.hpp", "inspect", "plan", "gqa.hpp"]
 
 # The oracle and what it judges share no code.
 SEPARATE = {"reference": {"simd", "kernel"}, "simd": {"reference"}, "kernel": {"reference"},

@@ -46,6 +46,39 @@ TEST(CacheSizeProgram, AnyShape) {
     EXPECT_TRUE(contains(r.out, part)) << part << " in\n" << r.out;
 }
 
+TEST(CacheSizeProgram, WhatFitsInMemory) {
+  // 80 layers of 64 heads of 128 in bf16 take 2.62 MB a token, of 8 heads 0.33; 512 tokens at a time.
+  Outcome r = run("--model Llama-3.1-70B --memory 640GB --weights 141GB --json");
+  ASSERT_EQ(r.code, 0) << r.out;
+  auto json = nlohmann::json::parse(r.out);
+  EXPECT_EQ(json.at("fits")[0].at("users"), 499'000'000'000 / (2'621'440ll * 131072));
+  EXPECT_EQ(json.at("fits")[1].at("users"), 499'000'000'000 / (327'680ll * 131072));
+  EXPECT_EQ(json.at("fits")[2].at("users"), 499'000'000'000 / (40'960ll * 131072));
+  r = run("--model Llama-3.1-70B --memory 640GB --weights 141GB --users 4 --json");
+  json = nlohmann::json::parse(r.out);
+  EXPECT_EQ(json.at("fits")[0].at("context"), 499'000'000'000 / 4 / (512ll * 2'621'440) * 512);
+  EXPECT_EQ(json.at("fits")[1].at("context"), 131072);
+  r = run("--model Gemma-3-1B --memory 1GiB --users 100 --placement hybrid");
+  EXPECT_EQ(r.code, 0) << r.out;
+  EXPECT_TRUE(contains(r.out, "the longest context of 100 users at once, up to 32,768")) << r.out;
+  r = run("--model DeepSeek-V3 --memory 80GB --context 4096");
+  EXPECT_TRUE(contains(r.out, "this: MLA, 576 elements")) << r.out;
+  r =
+      run("--model Llama-3-8B --memory 24GB --weights 16GB --context 2048 --placement paged --shared-tokens "
+          "1000");
+  EXPECT_EQ(r.code, 0) << r.out;
+  for (const char* wrong : {"--model Llama-3-8B --memory 10GB --weights 16GB", "--model Llama-3-8B --users 3",
+                            "--memory 10GB --list", "--model Llama-3-8B --memory 10GB --dtype int8",
+                            "--model Llama-3-8B --memory 10GB --placement stacked",
+                            "--model Llama-3-8B --memory 10GB --placement paged --page-tokens 48",
+                            "--model DeepSeek-V3 --memory 80GB --placement paged",
+                            "--model Llama-3-8B --memory 10GB --users 0", "--model Llama-3-8B --memory -5"}) {
+    r = run(wrong);
+    EXPECT_EQ(r.code, 2) << wrong << "\n" << r.out;
+    EXPECT_EQ(std::count(r.out.begin(), r.out.end(), '\n'), 1) << wrong << "\n" << r.out;
+  }
+}
+
 TEST(CacheSizeProgram, Json) {
   const Outcome r =
       run("--json --layers 30 --heads 9 --kv-heads 3 --head-dim 64 --context 8192 --dtype f32 --window 1024 "

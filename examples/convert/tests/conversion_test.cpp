@@ -186,6 +186,48 @@ TEST(ConvertLayer, GroupsByDistanceAndChance) {
   EXPECT_GT(seen.size(), 3U) << "each layer draws anew";
 }
 
+// Heads 0, 1 and 3 are alike in the first layer, none in the other.
+TEST(ConvertLayer, GroupsByFreeSizesWithinABudget) {
+  Weights alike = random_weights(8, 4);
+  for (const Index to : {1, 3}) {
+    std::copy_n(alike.wk.row(0), D * inputs, alike.wk.row(to * D));
+    std::copy_n(alike.wv.row(0), Dv * inputs, alike.wv.row(to * Dv));
+    std::copy_n(alike.bk.begin(), D, alike.bk.begin() + to * D);
+    std::copy_n(alike.bv.begin(), Dv, alike.bv.begin() + to * Dv);
+  }
+  const Weights different = random_weights(8, 4);
+  const Matrix x = random_matrix(tokens, inputs, 9);
+  Settings settings = joined(2, Grouping::asymmetric);
+  settings.layer_groups = choose_groups({group_choices(alike, settings, 0)}, settings);
+  EXPECT_EQ(resulting_kv_heads(settings, 8, 4), 4);  // of 3 and 1: a file has each as often as it is read
+  const auto two = convert_layer(alike, settings, 0);
+  EXPECT_EQ(two.groups, (std::vector<Index>{0, 0, 1, 0}));
+  EXPECT_EQ(two.report.error(), 0);
+  expect_as_in_files(two.weights);
+  expect_near(outputs(two.weights, x), outputs(alike, x));
+
+  settings.budget = 6;
+  settings.num_kv_heads = 1;
+  const std::vector<Choices> choices{group_choices(alike, settings, 0),
+                                     group_choices(different, settings, 1)};
+  ASSERT_EQ(choices[0].groups.size(), 4U);
+  EXPECT_GT(choices[0].errors[0], 0.1);
+  EXPECT_EQ(choices[0].errors[1], 0);
+  EXPECT_GT(choices[1].errors[2], 0.05);
+  settings.layer_groups = choose_groups(choices, settings);
+  EXPECT_EQ(settings.layer_groups[0].num_kv_heads(), 2);
+  EXPECT_EQ(settings.layer_groups[1].num_kv_heads(), 4);
+  expect_near(outputs(convert_layer(different, settings, 1).weights, x), outputs(different, x));
+  // All layers of a file have as many: the greatest common divisor of 8, and of 2 each, query heads of a KV
+  // head.
+  settings.budget = 5;
+  settings.layer_groups = {HeadGrouping::contiguous(4, 1), HeadGrouping::contiguous(4, 4)};
+  EXPECT_EQ(resulting_kv_heads(settings, 8, 4), 4);
+  EXPECT_EQ(convert_layer(alike, settings, 0).weights.num_kv_heads(), 4);
+  settings.budget = 1;
+  EXPECT_THROW(choose_groups(choices, settings), std::invalid_argument);
+}
+
 TEST(ConvertLayer, Factorises) {
   const Weights source = random_weights(8, 4);
   Settings settings{.num_kv_heads = 1, .method = Method::low_rank};

@@ -10,6 +10,7 @@
 #include <limits>
 #include <ranges>
 
+#include "attention_tensors.hpp"
 #include "tiny_model.hpp"
 
 namespace convert {
@@ -190,6 +191,12 @@ TEST_F(Output, StopsWhereItIsTold) {
   std::ifstream kept(path_);
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(kept), {}), "what was there");
   EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(folder_)), 1);
+}
+
+TEST(OutputTypes, RowsThatAreNoWholeBlocksAreF16) {
+  EXPECT_EQ(type_for_rows(TensorType::q8_0, 64), TensorType::q8_0);
+  EXPECT_EQ(type_for_rows(TensorType::q8_0, 72), TensorType::f16);
+  EXPECT_EQ(type_for_rows(TensorType::f32, 72), TensorType::f32);
 }
 
 }  // namespace

@@ -96,6 +96,10 @@ TEST_F(Program, WritesTheTypeItIsTold) {
   EXPECT_LT(distance(before, scores("out.gguf")), 2e-3);
   EXPECT_EQ(convert({"--kv-heads", "4", "--type", "Q8_0"}).code, 0);
   EXPECT_EQ(file_type(), 7);
+  {
+    const std::string bytes = generate::test::read(path("out.gguf"));
+    EXPECT_EQ(generate::Gguf(std::as_bytes(std::span(bytes))).integer("general.quantization_version"), 2);
+  }
   EXPECT_LT(distance(before, scores("out.gguf")), 3e-2);
   EXPECT_GT(distance(before, scores("out.gguf")), 0);
 }
@@ -115,6 +119,42 @@ TEST_F(Program, ConvertsByAMapOfUnequalGroups) {
   const auto only_first = scores("out.gguf");
   EXPECT_EQ(convert({"--map", "0,1,0,0", "--method", "first"}, "four.gguf").code, 0);
   EXPECT_LT(distance(only_first, scores("out.gguf")), 1e-3) << "Wo is F16 where its columns moved";
+}
+
+TEST_F(Program, GroupsByFreeSizesAndDrawsThem) {
+  ASSERT_EQ(convert({"--kv-heads", "4"}).code, 0);
+  std::filesystem::rename(path("out.gguf"), path("four.gguf"));  // heads 0 and 1 are alike, and 2 and 3
+  const auto before = scores("tiny.gguf");
+  const auto by = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(),
+                     {"--grouping", "asymmetric", "--json", "--type", "F32", "--groups", path("groups")});
+    const auto result = convert(arguments, "four.gguf");
+    EXPECT_EQ(result.code, 0) << result.err;
+    return nlohmann::json::parse(result.out);
+  };
+  const auto three = by({"--kv-heads", "3"});
+  EXPECT_EQ(three["distinct_kv_heads"], 6);
+  EXPECT_EQ(three["kv_heads_after"], 4);
+  EXPECT_LT(distance(before, scores("out.gguf")), 1e-6);
+  const auto enough = by({"--budget", "4"});
+  EXPECT_EQ(enough["distinct_kv_heads"], 4);
+  EXPECT_EQ(enough["kv_heads_after"], 2);
+  EXPECT_EQ(enough["by_layer"][1]["groups"], (std::vector<int>{0, 0, 1, 1}));
+  EXPECT_LT(distance(before, scores("out.gguf")), 1e-6);
+  const auto less = by({"--budget", "3", "--calibration", text("text")});
+  EXPECT_EQ(less["distinct_kv_heads"], 3);
+  EXPECT_GT(distance(before, scores("out.gguf")), 1e-3);
+  EXPECT_EQ(by({"--budget", "1000"})["distinct_kv_heads"], 4) << "more would not help";
+  for (const char* picture : {"groups/layer-0.svg", "groups/layer-1.svg"}) {
+    const std::string svg = generate::test::read(path(picture));
+    EXPECT_TRUE(svg.starts_with("<svg") && svg.ends_with("</svg>\n")) << picture;
+    EXPECT_NE(svg.find("<title>4 heads in 2 groups"), std::string::npos);
+  }
+  const std::string table = generate::test::read(path("groups/groups.txt"));
+  EXPECT_TRUE(table.starts_with("layer 0\ngroup  heads")) << table;
+  EXPECT_NE(table.find("layer 1\n"), std::string::npos);
+  const auto report = convert({"--budget", "3", "--grouping", "asymmetric"}, "four.gguf");
+  EXPECT_NE(report.out.find("KV heads    3 in all, 1 to 2 a layer: "), std::string::npos) << report.out;
 }
 
 TEST_F(Program, ConvertsBiases) {
@@ -141,6 +181,17 @@ TEST_F(Program, ConvertsBiases) {
     for (std::size_t i = 0; i < 16; ++i)
       EXPECT_EQ(bias[i], static_cast<float>(i * i % 17 + (i + 16) * (i + 16) % 17) / 16 - 1) << name << i;
   }
+}
+
+TEST_F(Program, ComparesHeadsAsTheMethodJoinsThemUnlessToldOtherwise) {
+  const auto distance = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--kv-heads", "1", "--grouping", "clustered"});
+    return converted(arguments)["distance"];
+  };
+  EXPECT_EQ(distance({}), "plain");
+  EXPECT_EQ(distance({"--method", "aligned_mean"}), "aligned");
+  EXPECT_EQ(distance({"--method", "aligned_mean", "--distance", "cka"}), "cka");
+  EXPECT_FALSE(converted({"--kv-heads", "1"}).contains("distance"));
 }
 
 TEST_F(Program, FactorisesAndReportsTheLatentCache) {

@@ -22,7 +22,11 @@ class Refusal : public test::Converter {
 TEST_F(Refusal, OfArguments) {
   expect_refused(run({}), "--model");
   expect_refused(run_tiny({"--kv-heads", "1"}), "--out");
-  refused({}, "--kv-heads or --map is required");
+  refused({}, "--kv-heads, --map or --budget is required");
+  refused({"--kv-heads", "1", "--budget", "3", "--grouping", "asymmetric"}, "excludes");
+  refused({"--budget", "0", "--grouping", "asymmetric"}, "--budget");
+  refused({"--budget", "1", "--grouping", "asymmetric"},
+          "budget is 1 KV heads, expected at least 1 for each of the 2 layers");
   refused({"--kv-heads", "0"}, "--kv-heads");
   refused({"--kv-heads", "one"}, "--kv-heads");
   refused({"--kv-heads", "1", "--map", "0,0"}, "excludes");
@@ -44,6 +48,8 @@ TEST_F(Refusal, OfArguments) {
 TEST_F(Refusal, OfWhatWouldSayNothing) {
   refused({"--kv-heads", "1", "--distance", "cka"}, "--distance says nothing");
   refused({"--kv-heads", "1", "--seed", "3"}, "--seed says nothing");
+  refused({"--budget", "3"}, "--budget says nothing without --grouping asymmetric");
+  refused({"--kv-heads", "1", "--method", "low_rank", "--groups", path("groups")}, "--groups says nothing");
   refused({"--kv-heads", "1", "--factors", path("tiny.gguf")}, "--factors says nothing");
   refused({"--kv-heads", "1", "--method", "low_rank", "--keep-norms"}, "--keep-norms says nothing");
   refused({"--kv-heads", "1", "--method", "low_rank", "--grouping", "strided"}, "--grouping says nothing");
@@ -51,7 +57,8 @@ TEST_F(Refusal, OfWhatWouldSayNothing) {
   for (const std::vector<std::string>& option : {std::vector<std::string>{"--method", "mean"},
                                                  {"--grouping", "strided"},
                                                  {"--keep-norms"},
-                                                 {"--calibration", text("text")}}) {
+                                                 {"--calibration", text("text")},
+                                                 {"--groups", path("groups")}}) {
     std::vector<std::string> arguments{"--kv-heads", "4"};
     arguments.insert(arguments.end(), option.begin(), option.end());
     refused(arguments, option.front() + " says nothing of copies");
@@ -154,11 +161,17 @@ TEST_F(Refusal, OfOutputs) {
   output("./hard.gguf", "--out and --model are the same file");
   EXPECT_TRUE(generate::test::read(path("tiny.gguf")) == model);
   output("absent/out.gguf", "No such file");
+  refused({"--kv-heads", "1", "--groups", path("tiny.gguf")}, "tiny.gguf");
   output(".", "Is a directory");
   expect_refused(run_tiny({"--out", "/dev/null", "--kv-heads", "1"}), "cannot replace /dev/null");
   text("text");
   expect_refused(run_tiny({"--out", path("text"), "--kv-heads", "1", "--perplexity", path("text")}),
                  "--out and --perplexity are the same file");
+  expect_refused(run_tiny({"--out", path("text"), "--kv-heads", "1", "--calibration", path("text")}),
+                 "--out and --calibration are the same file");
+  expect_refused(
+      run_tiny({"--out", path("text"), "--kv-heads", "1", "--method", "weighted", "--factors", path("text")}),
+      "--out and --factors are the same file");
 }
 
 TEST_F(Refusal, OfADiskThatFills) {
@@ -170,6 +183,13 @@ TEST_F(Refusal, OfADiskThatFills) {
   EXPECT_NE(result.err.find("File too large"), std::string::npos) << result.err;
   EXPECT_EQ(generate::test::read(path("out.gguf")), "what was there");
   EXPECT_TRUE(clean());
+}
+
+TEST_F(Refusal, SaysWhereItCannotPrint) {
+  const auto full = run({"--model", path("tiny.gguf"), "--out", path("out.gguf"), "--kv-heads", "1"}, "",
+                        "</dev/null >/dev/full");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_EQ(full.err, "convert: cannot write to standard output\n");
 }
 
 TEST_F(Refusal, LeavesAnOutputAsItWasWhenInterrupted) {

@@ -81,7 +81,7 @@ TEST_F(UptrainProgram, QuickExperiment) {
   for (const auto& row : json.at("summary"))
     for (const auto& loss : row.at("losses"))
       means[{row.at("method"), row.at("kv_heads")}].push_back(loss.at("mean"));
-  EXPECT_EQ(means.size(), 7U * 3 - 1);
+  EXPECT_EQ(means.size(), 8U * 3 - 1);
   const double mha = nlohmann::json(json.at("mha").at("losses")).get<std::vector<double>>()[0];
   for (const auto& [what, losses] : means) {
     const std::string name = what.first + ", G = " + std::to_string(what.second);
@@ -152,6 +152,13 @@ TEST_F(UptrainProgram, AFullDiskLeavesWhatIsThere) {
   EXPECT_EQ(fresh.code, 2) << fresh.err;
   EXPECT_NE(fresh.err.find(".checkpoint"), std::string::npos) << fresh.err;
   EXPECT_TRUE(std::filesystem::is_empty(folder_ / "new" / "checkpoints"));
+}
+
+TEST_F(UptrainProgram, SaysWhereItCannotPrint) {
+  const std::string command = UPTRAIN_PROGRAM + tiny("") + " >/dev/full 2>" + path("stderr") + " </dev/null";
+  const int status = std::system(command.c_str());
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+  EXPECT_EQ(read(folder_ / "stderr"), "uptrain: cannot write to standard output\n");
 }
 
 TEST_F(UptrainProgram, BadInputIsOneLineAndExitCodeTwo) {

@@ -151,7 +151,17 @@ TEST(Chart, PutsPointsWhereTheyBelong) {
   EXPECT_NE(svg.find("points=\"80.0,346.0 271.0,193.0 462.0,40.0 \""), std::string::npos) << svg;
   EXPECT_NE(svg.find("a &lt; b"), std::string::npos);
   EXPECT_NE(svg.find(">10.0</text>"), std::string::npos);
+  // From 0.5 to 50 by equal ratios, with ends at round numbers.
+  chart.logarithmic_y = true;
+  chart.series[0].points = {{1, 0.5, 0.5, 0.5}, {2, 5, 5, 5}, {4, 50, 50, 50}};
+  const std::string powers = chart.svg();
+  EXPECT_NE(powers.find("points=\"80.0,346.0 271.0,193.0 462.0,40.0 \""), std::string::npos) << powers;
+  for (const char* label : {">0.5</text>", ">1</text>", ">2</text>", ">20</text>", ">50</text>"})
+    EXPECT_NE(powers.find(label), std::string::npos) << label;
+  EXPECT_EQ(powers.find(">100</text>"), std::string::npos);
   chart.series[0].points = {{3, 1, 1, 1}};  // no range at all
+  EXPECT_EQ(chart.svg().find("nan"), std::string::npos);
+  chart.logarithmic_y = false;
   EXPECT_EQ(chart.svg().find("nan"), std::string::npos);
 }
 

@@ -34,19 +34,18 @@ inline void check_grouping(const Weights& weights, const HeadGrouping& grouping)
               "grouping: group " << g << " has no heads, expected at least 1");
 }
 
-/// Generalised Procrustes over one group: the rotations R_h that maximise the sum over pairs of
+/// Generalised Procrustes over the heads of one group: the rotations R_h that maximise the sum over pairs of
 /// <R_h f_h, R_k f_k>, which is to minimise the distance of R_h f_h from their mean. One head at a time is
 /// turned to the sum of the others, which never lowers the sum over pairs (ten Berge 1977); from two
 /// beginnings, none turned, so that the result is never worse than without, and all turned to one head.
-/// Writes `rotations` of the members, the first of which is not turned. Returns how many heads have no unique
-/// rotation.
-template <class Real>
-Index align_group(const HeadProducts& f, const std::vector<Index>& members, const KeyBasis& basis,
-                  std::vector<Matrix>& rotations) {
+/// `nearest(m, unique)` is the allowed R that maximises <R, m>. Writes `rotations` of the members, the first
+/// of which is not turned, and whether each is `ambiguous`, others being as good.
+template <class Real, class Nearest>
+void align_members(const HeadProducts& f, const std::vector<Index>& members, const Nearest& nearest,
+                   std::vector<Matrix>& rotations, std::vector<bool>& ambiguous) {
   using A = Algebra<Real>;
   const auto rotation = [&](Index h) -> Matrix& { return rotations[static_cast<std::size_t>(h)]; };
   for (Index h : members) rotation(h) = Matrix::identity(f.dim);
-  if (members.size() < 2 || basis.is_fixed()) return 0;
 
   // sum over the other members k of R_k <f_k, f_h^T>, which R_h is to be near to.
   const auto pull = [&](Index h) {
@@ -63,7 +62,6 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
   };
   double energy = 0;
   for (Index h : members) energy += f.inner(h, h);
-  Index ambiguous = 0;
   // A sweep that gains less than this share of what there is leads nowhere that shows: convergence is linear,
   // and a sweep takes a decomposition for each head.
   const double step = 1e-10 * energy;
@@ -71,13 +69,12 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
     constexpr int most = 100;
     for (int sweep = 0; sweep < most; ++sweep) {
       double gained = 0;
-      ambiguous = 0;
       for (Index h : members) {
         const Matrix m = pull(h);
         const double before = inner(rotation(h), m);
         bool unique = true;
-        rotation(h) = nearest_in<Real>(basis, m, unique);
-        if (!unique) ++ambiguous;
+        rotation(h) = nearest(m, unique);
+        ambiguous[static_cast<std::size_t>(h)] = !unique;
         gained += inner(rotation(h), m) - before;
       }
       if (gained <= step) break;
@@ -88,7 +85,7 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
   };
 
   const double from_none = climb();
-  const Index ambiguous_from_none = ambiguous;
+  const std::vector<bool> ambiguous_from_none = ambiguous;
   std::vector<Matrix> kept;
   for (Index h : members) kept.push_back(rotation(h));
 
@@ -101,14 +98,13 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
       if (h == r) continue;
       bool unique = true;
       const Matrix m = f.block(r, h);
-      sum += inner(nearest_in<Real>(basis, m, unique), m);
+      sum += inner(nearest(m, unique), m);
     }
     if (sum > best) reference = r, best = sum;
   }
   for (Index h : members) {
     bool unique = true;
-    rotation(h) =
-        h == reference ? Matrix::identity(f.dim) : nearest_in<Real>(basis, f.block(reference, h), unique);
+    rotation(h) = h == reference ? Matrix::identity(f.dim) : nearest(f.block(reference, h), unique);
   }
   if (climb() < from_none - 1e-12 * energy) {  // where both are as good, this one is exact
     for (std::size_t i = 0; i < members.size(); ++i) rotation(members[i]) = kept[i];
@@ -121,7 +117,44 @@ Index align_group(const HeadProducts& f, const std::vector<Index>& members, cons
     for (Index j = 0; j < f.dim; ++j) back(i, j) = rotation(members.front())(j, i);
   for (Index h : members) rotation(h) = A::product(back, rotation(h));
   rotation(members.front()) = Matrix::identity(f.dim);
-  return ambiguous;
+}
+
+/// The changes of basis that bring the heads of a group together, as `basis` allows. It allows each pair of
+/// rotary elements, and the elements that are not rotated, a change of their own: what is gained is a sum
+/// over these, and each is aligned for itself. Returns how many heads have no unique rotation.
+template <class Real>
+Index align_group(const HeadProducts& f, const std::vector<Index>& members, const KeyBasis& basis,
+                  std::vector<Matrix>& rotations) {
+  const auto rotation = [](std::vector<Matrix>& of, Index h) -> Matrix& {
+    return of[static_cast<std::size_t>(h)];
+  };
+  for (Index h : members) rotation(rotations, h) = Matrix::identity(f.dim);
+  if (members.size() < 2 || basis.is_fixed()) return 0;
+  std::vector<bool> any(rotations.size());
+  std::vector<Matrix> turns(rotations.size());
+  const auto align = [&](const std::vector<Index>& elements, const auto& nearest) {
+    std::vector<bool> ambiguous(rotations.size());
+    align_members<Real>(f.of_elements(elements), members, nearest, turns, ambiguous);
+    for (Index h : members) {
+      for (std::size_t i = 0; i < elements.size(); ++i)
+        for (std::size_t j = 0; j < elements.size(); ++j)
+          rotation(rotations, h)(elements[i], elements[j]) =
+              rotation(turns, h)(static_cast<Index>(i), static_cast<Index>(j));
+      if (ambiguous[static_cast<std::size_t>(h)]) any[static_cast<std::size_t>(h)] = true;
+    }
+  };
+  for (Index i = 0; i < basis.rotary_dim() / 2; ++i) {
+    const auto [a, b] = basis.pair(i);
+    align({a, b}, [](const Matrix& m, bool& unique) {
+      Matrix r(2, 2);
+      unique = turn_pair(m, 0, 1, r);
+      return r;
+    });
+  }
+  std::vector<Index> others;
+  for (Index i = basis.rotary_dim(); i < f.dim; ++i) others.push_back(i);
+  if (!others.empty()) align(others, Algebra<Real>::nearest_orthogonal);
+  return std::count(any.begin(), any.end(), true);
 }
 
 /// Replaces rows [first, first + dim) of the projection W x + b by R (W x + b).

@@ -87,9 +87,9 @@ inline void write_table(std::ostream& out, const GroupingReport& report) {
   out << text;
 }
 
-/// Writes a standalone SVG document: the similarities of heads before and after alignment, heads ordered by
-/// group and groups framed, and what each group loses by a mean and by an aligned one. Throws as
-/// write_table() does.
+/// Writes a standalone SVG document: the similarities of heads before and after alignment, of few heads as
+/// numbers too, heads ordered by group and groups framed, a scale of their colours, and what each group loses
+/// by a mean and by an aligned one. Throws as write_table() does.
 inline void write_svg(std::ostream& out, const GroupingReport& report) {
   using detail::fixed;
   detail::check_report(report);
@@ -97,14 +97,22 @@ inline void write_svg(std::ostream& out, const GroupingReport& report) {
   const Index heads = report.grouping.num_q_heads(), groups = report.grouping.num_kv_heads();
   std::vector<Index> order;
   for (const auto& group : members) order.insert(order.end(), group.begin(), group.end());
-  const int cell = std::clamp(static_cast<int>(320 / heads), 4, 24), side = cell * static_cast<int>(heads);
-  const int margin = 40, gap = 50, bar = 14, bars_top = margin + side + 70;
-  const int width = std::max(2 * margin + 2 * side + gap, 520);
+  const int cell = std::clamp(static_cast<int>(320 / heads), 4, 40), side = cell * static_cast<int>(heads);
+  const int margin = 40, gap = 50, bar = 14, bars_top = margin + side + 110;
+  const int second = margin + std::max(side, 150) + gap;  // where the other map begins: titles need some room
+  const int width = std::max(second + side + margin, 520);
   const int height = bars_top + static_cast<int>(groups) * (2 * bar + 8) + margin;
   const auto n = [](auto x) { return std::to_string(x); };
-  const auto label = [&](int x, int y, const std::string& words, const char* anchor = "start") {
-    return "<text x=\"" + n(x) + "\" y=\"" + n(y) + "\" text-anchor=\"" + anchor + "\">" + words +
-           "</text>\n";
+  const auto label = [&](int x, int y, const std::string& words, const char* anchor = "start",
+                         const std::string& style = "") {
+    return "<text x=\"" + n(x) + "\" y=\"" + n(y) + "\" text-anchor=\"" + anchor + "\"" + style + ">" +
+           words + "</text>\n";
+  };
+  // White for 0 to blue for 1, to orange for -1.
+  const auto colour_of = [](double s) {
+    const double red = s > 0 ? 255 - 224 * s : 255, green = s > 0 ? 255 - 144 * s : 255 + 115 * s,
+                 blue = s > 0 ? 255 - 96 * s : 255 + 220 * s;
+    return "rgb(" + fixed(red, 0) + "," + fixed(green, 0) + "," + fixed(blue, 0) + ")";
   };
   const auto rect = [&](int x, int y, int w, int h, const std::string& style) {
     return "<rect x=\"" + n(x) + "\" y=\"" + n(y) + "\" width=\"" + n(w) + "\" height=\"" + n(h) + "\" " +
@@ -119,17 +127,17 @@ inline void write_svg(std::ostream& out, const GroupingReport& report) {
     text += label(left, margin - 18, name);
     for (std::size_t i = 0; i < order.size(); ++i) {
       const int at = cell * static_cast<int>(i);
-      if (cell >= 12) {
-        text += label(left + at + cell / 2, margin - 4, n(order[i]), "middle");
-        text += label(left - 4, margin + at + cell / 2 + 4, n(order[i]), "end");
-      }
+      if (cell >= 14) text += label(left + at + cell / 2, margin - 4, n(order[i]), "middle");
+      if (cell >= 9)  // of many heads there is room for numbers on one side
+        text += label(left - 4, margin + at + cell / 2 + 4, n(order[i]), "end",
+                      cell < 14 ? " font-size=\"9\"" : "");
       for (std::size_t j = 0; j < order.size(); ++j) {
         const double s = std::clamp(similarity(order[i], order[j]), -1.0, 1.0);
-        // White for 0 to blue for 1, to orange for -1.
-        const double red = s > 0 ? 255 - 224 * s : 255, green = s > 0 ? 255 - 144 * s : 255 + 115 * s,
-                     blue = s > 0 ? 255 - 96 * s : 255 + 220 * s;
-        text += rect(left + cell * static_cast<int>(j), margin + at, cell, cell,
-                     "fill=\"rgb(" + fixed(red, 0) + "," + fixed(green, 0) + "," + fixed(blue, 0) + ")\"");
+        const int x = left + cell * static_cast<int>(j);
+        text += rect(x, margin + at, cell, cell, "fill=\"" + colour_of(s) + "\"");
+        if (cell >= 32)
+          text += label(x + cell / 2, margin + at + cell / 2 + 4, fixed(s, 2), "middle",
+                        s > 0.6 ? " font-size=\"11\" fill=\"white\"" : " font-size=\"11\"");
       }
     }
     int at = 0;
@@ -140,7 +148,14 @@ inline void write_svg(std::ostream& out, const GroupingReport& report) {
     }
   };
   map(report.similarity_before, margin, "similarity of heads");
-  map(report.similarity_after, margin + side + gap, "after alignment");
+  map(report.similarity_after, second, "after alignment");
+  constexpr int steps = 20, step = 6;
+  text += label(margin, margin + side + 26, "-1");
+  for (int i = 0; i <= steps; ++i)
+    text += rect(margin + 20 + step * i, margin + side + 16, step, 12,
+                 "fill=\"" + colour_of(2.0 * i / steps - 1) + "\"");
+  text += label(margin + 26 + step * (steps + 1), margin + side + 26,
+                "1: cosine of keys and of values, their mean");
 
   text += label(margin, bars_top - 38,
                 "effective rank: keys " + fixed(report.key_rank_before, 1) + " to " +

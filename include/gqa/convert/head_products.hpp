@@ -34,6 +34,17 @@ struct HeadProducts {
       for (Index j = 0; j < dim; ++j) b(i, j) = (*this)(h, i, k, j);
     return b;
   }
+  /// Those of some elements of each head.
+  HeadProducts of_elements(const std::vector<Index>& elements) const {
+    const auto n = static_cast<Index>(elements.size());
+    if (n == dim) return *this;
+    HeadProducts part{Matrix(heads * n, heads * n), heads, n};
+    for (Index r = 0; r < heads * n; ++r)
+      for (Index c = 0; c < heads * n; ++c)
+        part.all(r, c) = (*this)(r / n, elements[static_cast<std::size_t>(r % n)], c / n,
+                                 elements[static_cast<std::size_t>(c % n)]);
+    return part;
+  }
   /// <f_h, f_k>
   double inner(Index h, Index k) const {
     double sum = 0;

@@ -61,6 +61,19 @@ class KeyBasis {
 
 namespace detail {
 
+/// Turns a pair of elements of r by the angle that maximises <r, m>; not at all where the pair says nothing,
+/// and then returns false.
+inline bool turn_pair(const Matrix& m, Index a, Index b, Matrix& r) {
+  // <r, m> = cos (m_aa + m_bb) + sin (m_ba - m_ab), the real part of a complex product.
+  const double along = m(a, a) + m(b, b), across = m(b, a) - m(a, b), length = std::hypot(along, across);
+  const double size = std::abs(m(a, a)) + std::abs(m(b, b)) + std::abs(m(b, a)) + std::abs(m(a, b));
+  const bool turns = length > 8 * std::numeric_limits<double>::epsilon() * size;
+  r(a, a) = r(b, b) = turns ? along / length : 1;
+  r(b, a) = turns ? across / length : 0;
+  r(a, b) = -r(b, a);
+  return turns;
+}
+
 /// The change of basis R that `basis` allows and that maximises <R, m> = tr(R^T m). Where several do, one of
 /// them, `unique` false; of a pair that says nothing, the identity.
 template <class Real>
@@ -70,14 +83,7 @@ Matrix nearest_in(const KeyBasis& basis, const Matrix& m, bool& unique) {
   Matrix r(m.rows(), m.rows());
   for (Index i = 0; i < basis.rotary_dim() / 2; ++i) {
     const auto [a, b] = basis.pair(i);
-    // <R, m> = cos (m_aa + m_bb) + sin (m_ba - m_ab), the real part of a complex product.
-    const double along = m(a, a) + m(b, b), across = m(b, a) - m(a, b), length = std::hypot(along, across);
-    const double size = std::abs(m(a, a)) + std::abs(m(b, b)) + std::abs(m(b, a)) + std::abs(m(a, b));
-    const bool turns = length > 8 * std::numeric_limits<double>::epsilon() * size;
-    unique = unique && turns;
-    r(a, a) = r(b, b) = turns ? along / length : 1;
-    r(b, a) = turns ? across / length : 0;
-    r(a, b) = -r(b, a);
+    unique = turn_pair(m, a, b, r) && unique;
   }
   const Index begin = basis.rotary_dim(), rest = m.rows() - begin;
   if (rest > 0) {

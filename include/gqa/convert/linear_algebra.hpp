@@ -5,6 +5,7 @@
 #pragma once
 
 #include <Eigen/Eigenvalues>
+#include <Eigen/LU>
 #include <Eigen/SVD>
 
 #include "gqa/convert/matrix.hpp"
@@ -19,6 +20,7 @@ struct SymmetricEigen {
 
 template <class Real>
 struct Algebra {
+  using Square = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic>;
   using Dense = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   using Map = Eigen::Map<Dense>;
   using ConstMap = Eigen::Map<const Dense>;
@@ -41,15 +43,48 @@ struct Algebra {
   /// c += a^T a
   static void add_gram(const Matrix& a, Matrix& c) { map(c).noalias() += map(a).transpose() * map(a); }
 
+  /// Replaces x by its orthogonal polar factor, U V^T of x = U S V^T, by Newton's iteration with scaling
+  /// (Higham 1986): x <- (s x + x^-T / s) / 2. False where x is singular or close to it.
+  static bool polar_factor(Square& x) {
+    const Real n = static_cast<Real>(x.rows()), epsilon = Eigen::NumTraits<Real>::epsilon();
+    const auto size = [](const Square& y) {  // of its singular values, between the largest and that over n
+      return std::sqrt(y.cwiseAbs().colwise().sum().maxCoeff()) *
+             std::sqrt(y.cwiseAbs().rowwise().sum().maxCoeff());
+    };
+    // Eight steps are enough for every matrix that is not turned away.
+    for (int step = 0; step < 30; ++step) {
+      const Eigen::PartialPivLU<Square> lu(x);
+      // The 1-norm's condition is at most n times the 2-norm's, whose limit is n epsilon, and this an
+      // estimate.
+      if (step == 0 && !(lu.rcond() > 1000 * n * n * epsilon)) return false;
+      const Square inverse = lu.inverse();
+      Real scale = std::sqrt(size(inverse) / size(x));
+      if (std::abs(scale - 1) < Real(0.01)) scale = 1;
+      const Square next = (scale * x + inverse.transpose() / scale) / 2;
+      const Real moved = (next - x).norm();
+      x = next;
+      // Unscaled steps square the error: it is below the half of moved^2.
+      if (scale == 1 && moved * moved <= epsilon) return true;
+    }
+    return false;
+  }
+
   /// The orthogonal matrix R that maximises <R, m>, U V^T of the decomposition m = U S V^T. `unique` tells
   /// whether there is one only: not where a singular value is 0 up to rounding.
   static Matrix nearest_orthogonal(const Matrix& m, bool& unique) {
-    using Square = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic>;
+    if (m.empty()) return m;
+    if (const Real largest = map(m).cwiseAbs().maxCoeff(); largest > 0) {
+      Square x = map(m) / largest;
+      if (polar_factor(x)) {
+        unique = true;
+        return Matrix(x);
+      }
+    }
     Eigen::JacobiSVD<Square, Eigen::NoQRPreconditioner> svd(map(m),
                                                             Eigen::ComputeFullU | Eigen::ComputeFullV);
     const auto& s = svd.singularValues();
     const Real epsilon = Eigen::NumTraits<Real>::epsilon();
-    unique = s.size() == 0 || s(s.size() - 1) > static_cast<Real>(s.size()) * epsilon * s(0);
+    unique = s(s.size() - 1) > static_cast<Real>(s.size()) * epsilon * s(0);
     Matrix r(m.rows(), m.cols());
     map(r).noalias() = svd.matrixU() * svd.matrixV().transpose();
     return r;
@@ -58,7 +93,6 @@ struct Algebra {
   /// Throws std::invalid_argument where the solver does not converge, which it does not for numbers whose
   /// squares overflow.
   static SymmetricEigen symmetric_eigen(const Matrix& m) {
-    using Square = Eigen::Matrix<Real, Eigen::Dynamic, Eigen::Dynamic>;
     Eigen::SelfAdjointEigenSolver<Square> solver{Square(map(m))};
     GQA_CHECK(solver.info() == Eigen::Success, std::invalid_argument,
               "weights: the eigenvalues of a " << m.rows() << " x " << m.cols()

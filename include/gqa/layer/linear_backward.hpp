@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <optional>
-#include <vector>
 
 #include "gqa/layer/linear.hpp"
 
@@ -22,25 +23,37 @@ inline void linear_backward(const ExecutorRef& executor, const MatrixView& x, co
   GQA_CHECK(dy.format != nullptr, std::invalid_argument, "dy: no matrix is given");
   GQA_CHECK(!options.round_to_bf16, std::invalid_argument,
             "round_to_bf16: it is for linear(), and linear_backward() rounds nothing");
-  std::vector<double> ones(into.bias ? static_cast<std::size_t>(dy.rows) : 0, 1);
-  const std::vector<float> narrow_ones(into.bias && !dy.format->in_double ? ones.size() : 0, 1);
-  MatrixView all_tokens(ones.data(), 1, dy.rows);
-  if (!dy.format->in_double) all_tokens = MatrixView(narrow_ones.data(), 1, dy.rows);
+  Workspace own;
+  Workspace& workspace = options.workspace != nullptr ? *options.workspace : own;
+  // The bias' gradient is the product of a row of ones with dy.
+  MatrixView all_tokens;
+  const auto make_ones = [&]<class T>(T one) {
+    T* const ones = reinterpret_cast<T*>(
+        workspace.reserve_between_calls(checked_mul(std::max<Index>(dy.rows, 1), sizeof(T), "workspace")));
+    std::fill_n(ones, dy.rows, one);
+    all_tokens = MatrixView(ones, 1, dy.rows);
+  };
+  if (into.bias && dy.format->in_double) make_ones(1.0);
+  if (into.bias && !dy.format->in_double) make_ones(1.0f);
 
-  std::vector<LinearCall> calls;
-  if (into.x) calls.push_back({dy, weight.transposed(), {}, *into.x});
-  if (into.weight) calls.push_back({dy.transposed(), x.transposed(), {}, *into.weight});
-  if (into.bias) calls.push_back({all_tokens, dy.transposed(), {}, *into.bias});
+  std::array<std::optional<LinearCall>, 3> calls;
+  if (into.x) calls[0].emplace(LinearCall{dy, weight.transposed(), {}, *into.x});
+  if (into.weight) calls[1].emplace(LinearCall{dy.transposed(), x.transposed(), {}, *into.weight});
+  if (into.bias) calls[2].emplace(LinearCall{all_tokens, dy.transposed(), {}, *into.bias});
   check_size("dy", "rows", dy.rows, x.rows, "x");
   check_size("dy", "columns", dy.columns, weight.rows, "the rows of weight");
   check_size("x", "columns", x.columns, weight.columns, "weight");
-  for (const LinearCall& call : calls) {
-    check_linear(call);
-    for (const MatrixView& read : {x, weight, dy}) check_apart("a gradient", call.y.view, "an input", read);
-    for (const LinearCall& other : calls)
-      if (&other != &call) check_apart("a gradient", call.y.view, "another", other.y.view);
+  for (const auto& call : calls) {
+    if (!call) continue;
+    check_linear(*call);
+    for (const MatrixView& read : {x, weight, dy}) check_apart("a gradient", call->y.view, "an input", read);
+    for (const auto& other : calls)
+      if (other && &other != &call) check_apart("a gradient", call->y.view, "another", other->y.view);
   }
-  for (const LinearCall& call : calls) linear(executor, call, options);
+  LinearOptions in_workspace = options;
+  in_workspace.workspace = &workspace;
+  for (const auto& call : calls)
+    if (call) linear(executor, *call, in_workspace);
 }
 
 }  // namespace detail

@@ -98,8 +98,9 @@ class QKNorm {
                               << view.heads << " x " << view.dim << " as in d");
     GQA_CHECK(std::ssize(of_weights) == head_dim(), std::invalid_argument,
               "of_weights: size is " << of_weights.size() << ", expected " << head_dim());
-    std::vector<double> memory(2 * scale_.size());
-    double* const wide_x = memory.data();
+    double few[512];  // two heads of most models
+    std::vector<double> more(2 * scale_.size() <= std::size(few) ? 0 : 2 * scale_.size());
+    double* const wide_x = more.empty() ? few : more.data();
     double* const wide_d = wide_x + head_dim();
     using TD = TensorScalar<D>;
     for (Index b = 0; b < view.batch; ++b)
