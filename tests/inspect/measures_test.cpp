@@ -163,13 +163,13 @@ TEST(HeadMeasures, AreBruteForceWhateverThePieces) {
 
 TEST(HeadMeasures, TakeRowsThatSinksTookFromAndRowsThatSeeNothing) {
   Matrices m{2, 1, 2};
-  m(1, 0, 0) = m(1, 0, 1) = 0.25F;  // half of it went to a learned sink
+  m(1, 0, 0) = m(1, 0, 1) = 0.125F;  // most of it went to a learned sink
   HeadMeasures measures(1, {.sinks = 1});
   measures.add(m.rows());
   EXPECT_EQ(measures.head(0).num_rows, 1);
   EXPECT_NEAR(measures.head(0).entropy, std::log(2.0), 1e-12);
   EXPECT_EQ(measures.head(0).distance, 0.5);
-  EXPECT_EQ(measures.head(0).sinks, 0.25);
+  EXPECT_EQ(measures.head(0).sinks, 0.125);
 }
 
 TEST(HeadDivergence, IsZeroToLnTwo) {
