@@ -163,13 +163,13 @@ TEST(HeadMeasures, AreBruteForceWhateverThePieces) {
 
 TEST(HeadMeasures, TakeRowsThatSinksTookFromAndRowsThatSeeNothing) {
   Matrices m{2, 1, 2};
-  m(1, 0, 0) = m(1, 0, 1) = 0.25F;  // half of it went to a learned sink
+  m(1, 0, 0) = m(1, 0, 1) = 0.125F;  // most of it went to a learned sink
   HeadMeasures measures(1, {.sinks = 1});
   measures.add(m.rows());
   EXPECT_EQ(measures.head(0).num_rows, 1);
   EXPECT_NEAR(measures.head(0).entropy, std::log(2.0), 1e-12);
   EXPECT_EQ(measures.head(0).distance, 0.5);
-  EXPECT_EQ(measures.head(0).sinks, 0.25);
+  EXPECT_EQ(measures.head(0).sinks, 0.125);
 }
 
 TEST(HeadDivergence, IsZeroToLnTwo) {
@@ -293,6 +293,17 @@ TEST(Inspect, RefusesWhatIsNotThere) {
   contains(message_of<std::invalid_argument>([&] { HeadMeasures(2, {.tokens = tokens}).add(m.rows()); }),
            "position 3, expected those of the 2");
   contains(message_of<std::invalid_argument>([&] { (void)HeadMeasures(2).head(2); }), "head is 2");
+  // Nothing of rows with a value that is no probability is measured.
+  HeadMeasures measures(2);
+  for (const float wrong : {-0.25F, std::nanf(""), 1e30F}) {
+    Matrices bad = m;
+    bad(1, 1, 0) = wrong;
+    contains(message_of<std::invalid_argument>([&] { measures.add(bad.rows()); }), "of the token at 1 is");
+    contains(message_of<std::invalid_argument>([&] { HeadDivergence(2).add(bad.rows()); }),
+             "expected 0 to 1");
+    contains(message_of<std::invalid_argument>([&] { Rollout(3).add(bad.rows()); }), "expected 0 to 1");
+  }
+  EXPECT_EQ(measures.head(0).num_rows, 0);
   contains(message_of<std::invalid_argument>([] { HeadDivergence(0); }), "num_heads is 0");
   contains(message_of<std::invalid_argument>([&] { HeadDivergence(3).add(m.rows()); }), "2 heads");
   contains(message_of<std::invalid_argument>([] { (void)HeadDivergence(2).between(0, 2); }), "0 and 2");

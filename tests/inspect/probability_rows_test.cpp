@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #include "gqa/inspect/head_measures.hpp"
 #include "gqa/kv/cache.hpp"

@@ -33,6 +33,7 @@ struct ProbabilityOptions {
 
 namespace detail {
 
+/// Refuses rows of other heads, and what is no probability: nothing of them is measured then.
 inline void check_rows(const char* what, const ProbabilityRows& rows, Index num_heads) {
   GQA_CHECK(rows.num_heads == num_heads, std::invalid_argument,
             what << ": the rows have " << rows.num_heads << " heads, expected " << num_heads);
@@ -41,6 +42,13 @@ inline void check_rows(const char* what, const ProbabilityRows& rows, Index num_
             std::invalid_argument,
             what << ": the rows are " << rows.num_tokens << " tokens of " << rows.num_keys
                  << " keys, expected sizes that are there");
+  const Index size = rows.num_tokens * rows.num_heads * rows.num_keys;
+  const float* end = rows.data + size;
+  const float* wrong = std::find_if(rows.data, end, [](float p) { return !(p >= 0 && p < 2); });
+  GQA_CHECK(wrong == end, std::invalid_argument,
+            what << ": a probability of the token at "
+                 << rows.position((wrong - rows.data) / (size / rows.num_tokens)) << " is " << *wrong
+                 << ", expected 0 to 1");
 }
 
 }  // namespace detail
