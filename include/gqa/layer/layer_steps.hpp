@@ -7,6 +7,7 @@
 #include "gqa/core/parallel.hpp"
 #include "gqa/core/tensor.hpp"
 #include "gqa/kernel/extras.hpp"
+#include "gqa/kv/sequence.hpp"
 #include "gqa/layer/projections.hpp"
 #include "gqa/position/rope_table.hpp"
 
