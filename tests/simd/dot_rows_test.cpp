@@ -43,13 +43,13 @@ struct Rows {
   }
 
   /// a_rows x b_rows, of the depth cut at `cut`, a multiple of the lanes.
-  std::vector<Acc> product(Isa isa, Index cut = 0) const {
+  std::vector<Acc> product(Isa isa, Index cut = 0, Index stream = 0) const {
     const auto& kernels = simd::kernels<T>(isa);
     const Index step = dot_columns * 64 / Index{sizeof(Acc)};
     std::vector<Acc> sums(at(a_rows * step)), c(at(a_rows * dot_columns)), result;
     const auto run = [&](Index from, Index to, bool accumulate) {
       kernels.dot_rows({a.data() + from, stride, b.data() + from, stride, a_rows, b_rows, to - from,
-                        sums.data(), accumulate, b_rows});
+                        sums.data(), accumulate, stream});
     };
     if (cut > 0) run(0, cut, false);
     run(cut, depth, cut > 0);
@@ -106,6 +106,17 @@ TYPED_TEST(DotRowsOf, AreTheSameBitsWhateverOtherRowsThereAre) {
       }
     for (Index cut : {16, 64, 192})
       ASSERT_EQ(all.product(isa, cut), expected) << name(isa) << " cut at " << cut;
+  }
+}
+
+TYPED_TEST(DotRowsOf, AreTheSameBitsInStreams) {
+  for (const Isa isa : test::supported_isas()) {
+    const Rows<TypeParam> all(7, 16, 203, 6);
+    const auto in_order = all.product(isa), streamed = all.product(isa, 0, 4);
+    for (Index i = 0; i < 7; ++i)
+      for (Index c = 0; c < 16; ++c)
+        ASSERT_EQ(streamed[at(i * 16 + c)], in_order[at(i * 16 + c % 4 * 4 + c / 4)])
+            << name(isa) << ", " << c;
   }
 }
 

@@ -15,7 +15,7 @@ namespace gqa::detail {
 namespace tuning {
 
 /// Up to so many tokens, two register tiles of them, W comes from memory as fast as it can be multiplied: it
-/// is prefetched in the order it stands, and x is read where it stands too.
+/// is read in several streams, and x where it stands.
 inline constexpr Index linear_few_tokens = 12;
 
 /// More tokens at a time: their x fills about half of the second-level cache, which the rows of W pass by.
@@ -63,6 +63,7 @@ class LinearWorker {
         tile_(arena.take<Acc>(copies_x_ || call.weight.by_columns ? simd::tile_keys * simd::tile_keys : 0)),
         sums_(arena.take<Acc>(block_ * simd::dot_columns * (64 / Index{sizeof(Acc)}))),
         result_(arena.take<Acc>(block_ * simd::dot_columns)),
+        stream_(arena.take<Acc>(few_ ? block_ * simd::dot_columns : 0)),
         bias_(arena.take<Acc>(simd::dot_columns)),
         rounded_(arena.take<bfloat16>(call.round_to_bf16 ? depth_ : 0)),
         pairs_(arena.take<bfloat16>(dot_ ? checked_mul(round_up(depth_, 2), simd::tile_keys, "workspace")
@@ -74,33 +75,61 @@ class LinearWorker {
   void run(Range tokens, Range rows) {
     const Acc* x = read_x(tokens);
     if (dot_) return run_dot(tokens, rows);
+    if (few_ && !call_.weight.by_columns) rows.begin = run_streams(x, tokens, rows);
     for (Index n = rows.begin; n < rows.end; n += simd::dot_columns) {
       const Index count = std::min(simd::dot_columns, rows.end - n);
-      simd::DotRows<Acc> dots{.a = x,
-                              .a_stride = x_stride_,
-                              .b = nullptr,
-                              .b_stride = depth_,
-                              .a_rows = tokens.size(),
-                              .b_rows = count,
-                              .depth = depth_,
-                              .sums = sums_,
-                              .accumulate = false};
       if (call_.weight.by_columns) {
         transpose(call_.weight, weight_kernels_, {n, n + count}, weight_, depth_);
-        dots.b = weight_;
-        wide_.dot_rows(dots);
+        multiply(wide_, x, tokens, {.b = weight_, .b_stride = depth_, .b_rows = count});
       } else {
-        dots.b = call_.weight.at(n, 0);
-        dots.b_stride = call_.weight.stride;
-        if (few_) dots.b_readable = rows.end - n;
-        weight_kernels_.dot_rows(dots);
+        multiply(weight_kernels_, x, tokens,
+                 {.b = call_.weight.at(n, 0), .b_stride = call_.weight.stride, .b_rows = count});
       }
-      rows_.fold_lanes(sums_, tokens.size(), result_, simd::dot_columns);
-      write(tokens, {n, n + count});
+      write(tokens, {n, n + count}, result_);
     }
   }
 
  private:
+  /// The rows of W of a product.
+  struct RowsOfWeight {
+    const void* b;
+    Index b_stride, b_rows, b_stream = 0;
+  };
+
+  /// result_ = x times some rows of W.
+  void multiply(const simd::Kernels<Acc>& kernels, const Acc* x, Range tokens, const RowsOfWeight& w) {
+    kernels.dot_rows({.a = x,
+                      .a_stride = x_stride_,
+                      .b = w.b,
+                      .b_stride = w.b_stride,
+                      .a_rows = tokens.size(),
+                      .b_rows = w.b_rows,
+                      .depth = depth_,
+                      .sums = sums_,
+                      .accumulate = false,
+                      .b_stream = w.b_stream});
+    rows_.fold_lanes(sums_, tokens.size(), result_, simd::dot_columns);
+  }
+
+  /// y for some rows of W that are read in streams, and where the first of the others is.
+  Index run_streams(const Acc* x, Range tokens, Range rows) {
+    constexpr Index streams = simd::dot_streams, at_once = simd::dot_columns / streams;
+    const Index each = rows.size() / streams;
+    for (Index i = 0; i < each; i += at_once) {
+      const Index count = std::min(at_once, each - i);
+      multiply(weight_kernels_, x, tokens,
+               {call_.weight.at(rows.begin + i, 0), call_.weight.stride, streams * count, each});
+      for (Index j = 0; j < streams; ++j) {
+        for (Index t = 0; t < tokens.size(); ++t)
+          for (Index c = 0; c < count; ++c)
+            stream_[t * simd::dot_columns + c] = result_[t * simd::dot_columns + streams * c + j];
+        const Index first = rows.begin + j * each + i;
+        write(tokens, {first, first + count}, stream_);
+      }
+    }
+    return rows.begin + streams * each;
+  }
+
   /// The block's rows of x as accumulators: where they stand, or copied, unless they are already.
   const Acc* read_x(Range tokens) {
     if (!copies_x_) return reinterpret_cast<const Acc*>(call_.x.at(tokens.begin, 0));
@@ -142,7 +171,7 @@ class LinearWorker {
       for (Index j = 0; j < count; j += simd::dot_columns) {
         for (Index t = 0; t < tokens.size(); ++t)
           std::copy_n(sums_ + t * simd::tile_keys + j, simd::dot_columns, result_ + t * simd::dot_columns);
-        write(tokens, {n + j, n + std::min(j + simd::dot_columns, count)});
+        write(tokens, {n + j, n + std::min(j + simd::dot_columns, count)}, result_);
       }
     }
   }
@@ -163,17 +192,18 @@ class LinearWorker {
     }
   }
 
-  void write(Range tokens, Range columns) {
+  /// Writes `result`, rows of dot_columns, to some columns of y.
+  void write(Range tokens, Range columns, Acc* result) {
     const Index count = columns.size();
     if (call_.bias.size() != 0) {
       const MatrixView& bias = call_.bias.row;
       bias.format->kernels<Acc>(isa()).widen_row(bias.at(0, columns.begin), count, Acc{1}, bias_);
       for (Index t = 0; t < tokens.size(); ++t)
-        for (Index j = 0; j < count; ++j) result_[t * simd::dot_columns + j] += bias_[j];
+        for (Index j = 0; j < count; ++j) result[t * simd::dot_columns + j] += bias_[j];
     }
     for (Index t = 0; t < tokens.size(); ++t) {
       std::byte* to = call_.y.row(tokens.begin + t) + columns.begin * call_.y.view.format->bytes;
-      const Acc* from = result_ + t * simd::dot_columns;
+      const Acc* from = result + t * simd::dot_columns;
       if constexpr (std::is_same_v<Acc, double>)
         call_.y.round_double(from, count, to);
       else
@@ -196,6 +226,7 @@ class LinearWorker {
   Acc* tile_;
   Acc* sums_;
   Acc* result_;
+  Acc* stream_;  // of those, what one stream gives
   Acc* bias_;
   bfloat16* rounded_;
   bfloat16* pairs_;

@@ -14,24 +14,16 @@ inline constexpr int dot_a = 3, dot_b = 2;
 inline constexpr int dot_a = 3, dot_b = 1;
 #endif
 
-/// Bytes that rows are prefetched ahead of those that are read, at least: to the second level, in the order
-/// they stand, though the rows of a tile are read side by side. Measured over 512 MiB of f16 at 31 GB/s, rows
-/// of 576, 2,048 and 8,192: this 0.89, 0.91, 0.89 of it; only the tile's own rows ahead 0.68, 0.92, 0.88; to
-/// the first level, whose lines wait too long to be there still, 0.56, 0.79, 0.54; each row by itself 0.34,
-/// 0.53, 0.58.
-inline constexpr Index dot_ahead = 16384;
-
-/// Lines of 64 bytes that a step of dot_b rows reads.
-template <class T>
-inline constexpr int dot_lines = (dot_b * static_cast<int>(sizeof(T) * 64 / sizeof(Accumulator<T>)) + 63) /
-                                 64;
+/// Bytes that a stream is prefetched ahead of what is read: over the ends of pages, where processors stop of
+/// themselves. Half of it or twice as much takes a tenth longer.
+inline constexpr Index dot_ahead = 2048;
 
 /// Rows sums with each of dot_b rows of B, over the whole depth, in steps of 64 bytes of sums. A product's
 /// sums see the same operations in the same order whatever Rows is.
 template <class T, int Rows, bool Prefetch>
 __attribute__((noinline)) void dot_tile(const Accumulator<T>* a, Index a_stride, const T* const (&b)[dot_b],
-                                        Index depth, Accumulator<T>* sums, Index sums_stride, bool accumulate,
-                                        Index ahead) {
+                                        Index depth, Accumulator<T>* sums, Index sums_stride,
+                                        bool accumulate) {
   using Acc = Accumulator<T>;
   constexpr int L = lanes<Acc>, step = L * dot_parts;
   Vec<Acc> sum[Rows][dot_b][dot_parts];
@@ -64,9 +56,9 @@ __attribute__((noinline)) void dot_tile(const Accumulator<T>* a, Index a_stride,
   for (; k + step <= depth; k += step) {
     if constexpr (Prefetch) {
 #pragma GCC unroll 8
-      for (int j = 0; j < dot_lines<T>; ++j)
-        __builtin_prefetch(reinterpret_cast<const void*>(ahead + 64 * j), 0, 2);
-      ahead += 64 * dot_lines<T>;
+      for (int j = 0; j < dot_b; ++j)
+        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<Index>(b[j] + k) + dot_ahead), 0,
+                           3);
     }
     multiply(k, whole);
   }
@@ -93,21 +85,22 @@ void dot_rows(const DotRows<Accumulator<T>>& d) {
   const T* rows = static_cast<const T*>(d.b);
   for (Index column = 0; column < d.b_rows; column += dot_b) {
     const T* b[dot_b];
-    for (int j = 0; j < dot_b; ++j)  // the last row again where there is none: its sums are not used
-      b[j] = rows + (column + j < d.b_rows ? column + j : d.b_rows - 1) * d.b_stride;
-    const Index tile_bytes = dot_b * d.depth * static_cast<Index>(sizeof(T));
-    const Index ahead = reinterpret_cast<Index>(b[0]) + (tile_bytes > dot_ahead ? tile_bytes : dot_ahead);
+    for (int j = 0; j < dot_b; ++j) {
+      // The last row again where there is none: its sums are not used.
+      const Index c = column + j < d.b_rows ? column + j : d.b_rows - 1;
+      b[j] = rows + (d.b_stream == 0 ? c : c % dot_streams * d.b_stream + c / dot_streams) * d.b_stride;
+    }
     Index row = 0;
     for (Index tile = 0; tile < tiles; ++tile) {
       const Index count = (d.a_rows - row + (tiles - tile) - 1) / (tiles - tile);
       const Acc* a = d.a + row * d.a_stride;
       Acc* sums = d.sums + row * sums_stride + column * step;
-      const bool streaming = tile == 0 && column + dot_b < d.b_readable && d.b_stride == d.depth;
+      const bool prefetch = tile == 0 && d.b_stream != 0;
       const auto run = [&]<int Rows>() {
-        if (streaming)
-          dot_tile<T, Rows, true>(a, d.a_stride, b, d.depth, sums, sums_stride, d.accumulate, ahead);
+        if (prefetch)
+          dot_tile<T, Rows, true>(a, d.a_stride, b, d.depth, sums, sums_stride, d.accumulate);
         else
-          dot_tile<T, Rows, false>(a, d.a_stride, b, d.depth, sums, sums_stride, d.accumulate, ahead);
+          dot_tile<T, Rows, false>(a, d.a_stride, b, d.depth, sums, sums_stride, d.accumulate);
       };
       switch (count) {
         case 1:
