@@ -17,6 +17,7 @@
 #include "gqa/convert.hpp"
 #include "gqa/core/version.hpp"
 #include "gqa/explain.hpp"
+#include "gqa/inspect/attention_mass.hpp"
 #include "gqa/inspect/head_divergence.hpp"
 #include "gqa/inspect/head_measures.hpp"
 #include "gqa/inspect/leave_one_out.hpp"
