@@ -93,16 +93,7 @@ class Chunk {
   void begin(Index chunk) {
     begin_ = chunk * chunk_keys;
     size_ = 0;
-    read_next_ = nullptr;
   }
-  /// Says which keys are read after this chunk, the first of some tile: where they stand is fetched while the
-  /// last values are multiplied.
-  void announce(Index seq, Index kv_head, Range keys) {
-    if (view_scratch_bytes_ != 0) return;  // what is decoded is not there yet
-    const KVTile tile = kv_.tile(seq, kv_head, keys, nullptr);
-    if (tile.layout == TileLayout::packed) read_next_ = tile.k.data;
-  }
-  const void* read_next() const { return read_next_; }
   Index begin() const { return begin_; }
 
   Piece<Acc>* pieces_begin() const { return pieces_; }
@@ -355,7 +346,6 @@ class Chunk {
   Acc* gathered_v_;
   std::byte* view_scratch_;
   Index begin_ = 0, size_ = 0;
-  const void* read_next_ = nullptr;
 };
 
 }  // namespace gqa::detail

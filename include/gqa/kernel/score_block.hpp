@@ -186,7 +186,7 @@ class ScoreBlock {
           break;
         keys += next->size;
       }
-      const void* then = next == chunk.pieces_end() ? chunk.read_next() : next_read(piece->v, keys, next->v);
+      const void* then = next == chunk.pieces_end() ? nullptr : next_read(piece->v, keys, next->v);
       multiply(*piece, piece->v, 0, block.rows, {0, keys}, then);
       begun = true;
       return next;

@@ -128,7 +128,6 @@ class Worker {
         first = false;
       }
       const bool any = read(item, chunk, visible);
-      if (next != no_chunk && tuning::streams(item.num_rows(), false)) announce(item, next);
       for_blocks(item, [&](const Block& block) {
         if (!packed) queries_.pack(item, block);
         if (any) take_in(item, block, in_total ? total_ : unit_, in_total ? in_total_ : in_unit_);
@@ -186,13 +185,6 @@ class Worker {
       });
     }
     return !chunk_.empty();
-  }
-
-  /// Has the first keys of the chunk that comes next fetched at the end of this one.
-  void announce(const Item<Acc>& item, Index next) {
-    const Index seen = item.next_seen(next * chunk_keys);
-    const Range rest_of_tile = {seen, round_down(seen, tile_keys) + tile_keys};
-    chunk_.announce(item.seq, item.kv_head, intersect(item.retained, rest_of_tile)[0]);
   }
 
   /// Merges the chunk into what a block's rows have of others in `into`, or writes it there where that is
