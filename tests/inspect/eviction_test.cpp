@@ -186,7 +186,11 @@ TEST(EvictingCache, RefusesWhatItCannotKeep) {
             "truncate: n is 101, expected at least 102, where tokens were last evicted");
   // Layer 1 has 102 slots of 200: no more than 98 more, whatever room layer 0 has.
   EXPECT_EQ(cache.capacity(), 200);
-  EXPECT_THROW(cache.extend(99), std::length_error);
+  const Span pending = cache.extend(1);
+  EXPECT_THROW(cache.extend(98), std::length_error);
+  for (Index i = 0; i < 2; ++i)  // a span from before the failure
+    cache.write(i, pending, part(c.k_view(), 102, 103), part(c.v_view(), 102, 103));
+  cache.truncate(102);
   EXPECT_EQ(cache.size(), 102);
   EXPECT_EQ(cache.slots(0), 2);
   cache.extend(5);
