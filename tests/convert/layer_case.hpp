@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "attention/attend.hpp"
@@ -29,10 +30,12 @@ inline convert::Matrix random_matrix(Random& random, Index rows, Index cols, dou
 inline convert::Weights random_weights(const LayerSizes& s, std::uint64_t seed) {
   Random random(seed);
   const double size = 1 / std::sqrt(static_cast<double>(s.inputs));
-  convert::Weights w(random_matrix(random, s.num_q_heads * s.head_dim, s.inputs, size),
-                     random_matrix(random, s.num_kv_heads * s.head_dim, s.inputs, size),
-                     random_matrix(random, s.num_kv_heads * s.value_dim, s.inputs, size),
-                     random_matrix(random, s.inputs, s.num_q_heads * s.value_dim, size), s.num_q_heads,
+  // One after another: in what order a compiler evaluates arguments is its own affair.
+  auto wo = random_matrix(random, s.inputs, s.num_q_heads * s.value_dim, size);
+  auto wv = random_matrix(random, s.num_kv_heads * s.value_dim, s.inputs, size);
+  auto wk = random_matrix(random, s.num_kv_heads * s.head_dim, s.inputs, size);
+  auto wq = random_matrix(random, s.num_q_heads * s.head_dim, s.inputs, size);
+  convert::Weights w(std::move(wq), std::move(wk), std::move(wv), std::move(wo), s.num_q_heads,
                      s.num_kv_heads);
   if (s.biases) {
     const auto bias = [&](Index n) { return random_matrix(random, 1, n, 0.3).values(); };

@@ -80,6 +80,29 @@ TEST_F(LayerLaws, OverPagesAndLayersThatDifferToo) {
   EXPECT_EQ(fed(HybridCache<float>(config), {40, 1, 64}, causal()), expected);
 }
 
+/// Keys that stay are rotated by where they were, and new ones by where they are: evicting nothing, and all
+/// but a window that is all a query sees, change no more than the order of sums.
+TEST_F(LayerLaws, TokensKeepTheirPositionsThroughEvictions) {
+  const auto evicting = [&](Index keep, const auto& mask) {
+    EvictingCache<float> cache({.max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+    ByRows<float> y(num_tokens, s.out_dim);
+    for (Index t = 0; t < num_tokens; ++t) {
+      layer.forward(Serial{}, memory, x.middleRows(t, 1), cache, y.middleRows(t, 1), mask);
+      std::vector<Index> last;
+      for (Index slot = std::max<Index>(0, cache.slots(0) - keep); slot < cache.slots(0); ++slot)
+        last.push_back(slot);
+      cache.evict(0, std::vector<std::vector<Index>>(static_cast<std::size_t>(s.G), last));
+    }
+    return y;
+  };
+  const KVCache<float>::Config config{
+      .max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv};
+  EXPECT_EQ(evicting(num_tokens, causal()), fed(KVCache<float>(config), {num_tokens}, causal()));
+  const ByRows<float> windowed = fed(KVCache<float>(config), {num_tokens}, sliding_window(31));
+  EXPECT_LE((evicting(30, causal()) - windowed).cwiseAbs().maxCoeff(),
+            1e-5f * windowed.cwiseAbs().maxCoeff());
+}
+
 TEST_F(LayerLaws, ReadsACrossCacheByRun) {
   // What an encoder made, once for all tokens of the decoder.
   const Index n = 70;
