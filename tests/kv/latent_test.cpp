@@ -121,6 +121,7 @@ TEST(LatentCache, FailsWithoutChangingAnything) {
   const Span span = cache.extend(3);
   cache.write(0, span, view(3));
   cache.write(1, span, view(3));
+  EXPECT_THROW(cache.extend(510), std::length_error) << "513 tokens in all";
   EXPECT_EQ(message_of([&] { cache.write(0, span, view(2)); }), "rows: tokens is 2, expected 3");
   EXPECT_EQ(message_of([&] { cache.write(0, span, TensorView<const float>(rows.data(), 3, 1, 25)); }),
             "rows: dim is 25, expected 26");
