@@ -13,5 +13,6 @@
 #include "gqa/convert/grouping_report.hpp"
 #include "gqa/convert/latent.hpp"
 #include "gqa/convert/low_rank.hpp"
+#include "gqa/convert/low_rank_layer.hpp"
 #include "gqa/convert/merge.hpp"
 #include "gqa/convert/similarity.hpp"
