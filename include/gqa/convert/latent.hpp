@@ -32,7 +32,7 @@ struct Latent {
   Matrix wq, kv_down, kv_up, wo;
   std::vector<double> bq, kv_down_bias, bo;
   std::vector<Index> kept_pairs;  ///< of each pair of rope_dim: which of the source's frequencies it has
-  /// Of keys that are not rotated above values, each weighted by what it counts for, largest first: the
+  /// Of keys that are not rotated above values, keys times a factor that balances both, largest first: the
   /// squared error of rank r, weighted so, is the sum of the squares from the r-th (from 0) on.
   std::vector<double> singular_values;
   double unrotated = 0;  ///< the share of keys' weighted squares that was rotated and is no longer
@@ -99,9 +99,9 @@ inline void check_latent_options(const Weights& source, const std::optional<Rope
 ///
 /// Keys are complex numbers pair by pair. At each frequency, y = A z takes those of all heads, z, to
 /// components over heads, which commutes with RoPE; F_h undoes it on the side of queries. A query head whose
-/// KV head is none of a component's has zeros there, so that one row serves all heads. Errors of the
-/// approximation are weighted by what they do to the layer's output, estimated from the second moments of q,
-/// k, v and Wo.
+/// KV head is none of a component's has zeros there, so that one row serves all heads. Errors of keys and of
+/// values are balanced by what they do to the layer's output, estimated from the second moments of q and v
+/// and from Wo.
 ///
 /// Where `rope_dim` is all that is rotated (0 without RoPE), or the components that are left out are 0, the
 /// layer is what it was up to rounding at full rank. What else it loses is the rotation of the rest, told by
@@ -156,15 +156,12 @@ Latent to_latent(const Weights& source, const std::optional<RopeConfig>& rope, c
   // [unrotated keys; values] of all heads, what their rows cost, and the keys that stay rotated.
   Matrix both(G * (nope + Dv), inputs + 1), rotated(options.rope_dim, inputs + 1);
   std::vector<double> row_costs(static_cast<std::size_t>(both.rows()), 1.0);
+  std::fill_n(row_costs.begin(), G * nope, costs.key_share);
   for (Index g = 0; g < G; ++g)
-    for (Index n = 0; n < in_latent; ++n) {
-      const Index from = g * D + left[static_cast<std::size_t>(n)];
-      detail::add_row(both, g * nope + n, k, from, 1);
-      row_costs[static_cast<std::size_t>(g * nope + n)] = costs.keys[static_cast<std::size_t>(from)];
-    }
+    for (Index n = 0; n < in_latent; ++n)
+      detail::add_row(both, g * nope + n, k, g * D + left[static_cast<std::size_t>(n)], 1);
   const Matrix v = detail::with_bias(source.wv, source.bv);
   std::copy(v.values().begin(), v.values().end(), both.row(G * nope));
-  std::copy(costs.values.begin(), costs.values.end(), row_costs.begin() + G * nope);
   for (Index j = 0; j < std::ssize(kept); ++j) {
     const auto [pair, c] = kept[static_cast<std::size_t>(j)];
     const detail::MixedHeads& mixed = pairs[static_cast<std::size_t>(pair)];

@@ -39,12 +39,16 @@ struct LowRankLayer {
 
 namespace detail {
 
-/// One of the two projections, as latents that `per_latent` consecutive heads share.
+/// A projection as latents of so many groups of heads, as many each.
 struct HeadLatents {
-  Matrix down;  // (heads / per_latent * rank) x (inputs + 1)
+  Matrix down;  // (num_latents * rank) x (inputs + 1)
   Matrix up;    // (heads * dim) x rank
   Matrix lost;  // (heads * dim) x (inputs + 1)
 };
+
+inline std::vector<double> equal_costs(const Matrix& w) {
+  return std::vector<double>(static_cast<std::size_t>(w.rows()), 1.0);
+}
 
 template <class Real>
 HeadLatents head_latents(const char* name, const Matrix& w, const std::vector<double>& bias,
@@ -102,10 +106,9 @@ template <class Real = double>
 Folded fold_values(const Weights& source, Index rank, const Calibration* calibration = nullptr) {
   detail::check_folding<Real>(source, calibration);
   const double scale = 1 / std::sqrt(static_cast<double>(source.head_dim()));
-  const auto costs = detail::output_costs<Real>(source, std::nullopt, scale, calibration);
   const Index G = source.num_kv_heads();
-  const auto values =
-      detail::head_latents<Real>("rank", source.wv, source.bv, costs.values, G, rank, calibration);
+  const auto values = detail::head_latents<Real>("rank", source.wv, source.bv, detail::equal_costs(source.wv),
+                                                 G, rank, calibration);
   Folded result{source, scale, {}};
   result.weights.bv.clear();
   result.weights.wv = detail::without_bias(values.down, source.bv.empty() ? nullptr : &result.weights.bv);
@@ -127,9 +130,8 @@ Folded fold_keys(const Weights& source, Index rank, const Calibration* calibrati
   detail::check_folding<Real>(source, calibration);
   const Index G = source.num_kv_heads(), D = source.head_dim();
   Folded result{source, scale.value_or(1 / std::sqrt(static_cast<double>(D))), {}};
-  const auto costs = detail::output_costs<Real>(source, std::nullopt, result.scale, calibration);
-  const auto keys =
-      detail::head_latents<Real>("rank", source.wk, source.bk, costs.keys, G, rank, calibration);
+  const auto keys = detail::head_latents<Real>("rank", source.wk, source.bk, detail::equal_costs(source.wk),
+                                               G, rank, calibration);
   Weights& w = result.weights;
   w.bk.clear();
   w.bq.clear();
@@ -171,7 +173,6 @@ LowRankLayer to_low_rank_layer(const Weights& source, const std::optional<RopeCo
             "value_rank is 0, expected at least 1: keys and values of " << L << " latents are cached apart");
   const auto rotary = rope ? std::optional(Rope(*rope)) : std::nullopt;
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(D)));
-  const auto costs = detail::output_costs<Real>(source, rotary, scale, options.calibration);
 
   LowRankLayer result;
   detail::HeadLatents keys, values;
@@ -180,8 +181,9 @@ LowRankLayer to_low_rank_layer(const Weights& source, const std::optional<RopeCo
     Matrix both(source.wk.rows() + source.wv.rows(), source.kv_inputs());
     std::copy(source.wk.values().begin(), source.wk.values().end(), both.row(0));
     std::copy(source.wv.values().begin(), source.wv.values().end(), both.row(source.wk.rows()));
-    std::vector<double> bias, row_costs = costs.keys;
-    row_costs.insert(row_costs.end(), costs.values.begin(), costs.values.end());
+    std::vector<double> bias, row_costs = detail::equal_costs(both);
+    std::fill_n(row_costs.begin(), source.wk.rows(),
+                detail::output_costs<Real>(source, rotary, scale, options.calibration).key_share);
     if (biases) {
       bias = source.bk;
       bias.resize(static_cast<std::size_t>(source.wk.rows()));
@@ -196,9 +198,9 @@ LowRankLayer to_low_rank_layer(const Weights& source, const std::optional<RopeCo
               detail::rows_of(all.lost, source.wk.rows(), source.wv.rows())};
     result.k_down = detail::without_bias(keys.down, biases ? &result.k_down_bias : nullptr);
   } else {
-    keys = detail::head_latents<Real>("key_rank", source.wk, source.bk, costs.keys, L, options.key_rank,
-                                      options.calibration);
-    values = detail::head_latents<Real>("value_rank", source.wv, source.bv, costs.values, L,
+    keys = detail::head_latents<Real>("key_rank", source.wk, source.bk, detail::equal_costs(source.wk), L,
+                                      options.key_rank, options.calibration);
+    values = detail::head_latents<Real>("value_rank", source.wv, source.bv, detail::equal_costs(source.wv), L,
                                         options.value_rank, options.calibration);
     result.k_down = detail::without_bias(keys.down, source.bk.empty() ? nullptr : &result.k_down_bias);
     result.v_down = detail::without_bias(values.down, source.bv.empty() ? nullptr : &result.v_down_bias);

@@ -19,14 +19,21 @@ inline std::pair<Index, Index> rotated_pair(const Rope& rope, Index i) {
   return {2 * i, 2 * i + 1};
 }
 
-/// What the square of an error costs, of each row of Wk and Wv.
+/// What squares of errors cost in the layer's output.
 struct OutputCosts {
-  std::vector<double> keys, values;
+  std::vector<double> keys;  ///< of each row of Wk, relative to each other
+  double key_share = 1;      ///< of keys, where those of values cost 1, on the mean over rows
 };
 
-/// What errors cost in squares of the layer's output. A value's element costs what Wo makes of it. An error e
-/// of a key is one of q e in the score of each query that reads it, hence of the probability's share in the
-/// output: that times as much as values vary, |Wo (v - E v)|.
+/// Of the cost of an error of keys, as output_costs() estimates it, what counts: most of it softmax takes
+/// back, for all of a query's scores to err alike changes nothing, and few keys have much of its probability.
+/// Measured for one latent of 128 elements a layer of SmolLM2-135M, 2,048 tokens: perplexity 25.6, with a
+/// quarter of it 31.7, with keys and values as they are 26.8; of half the text 33.9, with four times it 35.3,
+/// with all 48.6. Costs that differ from row to row err less in layers' outputs, and gave 29.1 at best.
+inline constexpr double counted_key_cost = 1.0 / 16;
+
+/// An error e of a key is one of q e in the score of each query that reads it, hence of a probability: that
+/// times as much as values vary, |Wo (v - E v)|. An error of a value costs what Wo makes of it.
 template <class Real>
 OutputCosts output_costs(const Weights& w, const std::optional<Rope>& rope, double scale,
                          const Calibration* calibration) {
@@ -47,7 +54,7 @@ OutputCosts output_costs(const Weights& w, const std::optional<Rope>& rope, doub
   const Index pairs = rope ? rope->pairs() : 0;
   OutputCosts result;
   result.keys.assign(static_cast<std::size_t>(w.wk.rows()), 0.0);
-  result.values.assign(static_cast<std::size_t>(w.wv.rows()), 0.0);
+  double of_values = 0;
   for (Index h = 0; h < H; ++h) {
     const Index g = w.heads.kv_head(h);
     double spread = 0;
@@ -57,7 +64,7 @@ OutputCosts output_costs(const Weights& w, const std::optional<Rope>& rope, doub
                   (values(g, i, g, j) -
                    means[static_cast<std::size_t>(g * Dv + i)] * means[static_cast<std::size_t>(g * Dv + j)]);
       const double* const column = columns.row(h * Dv + i);
-      result.values[static_cast<std::size_t>(g * Dv + i)] += dot(column, column, columns.cols());
+      of_values += dot(column, column, columns.cols());
     }
     const double cost = scale * scale * std::max(spread, 0.0);
     const auto query = [&](Index e) { return queries[static_cast<std::size_t>(h * D + e)]; };
@@ -71,12 +78,12 @@ OutputCosts output_costs(const Weights& w, const std::optional<Rope>& rope, doub
     }
   }
   // Nothing costs nothing: what no query looks at would else be divided by 0.
-  const auto floor = [](std::vector<double>& costs) {
-    const double most = *std::max_element(costs.begin(), costs.end());
-    for (double& x : costs) x = most > 0 ? std::max(x, 1e-12 * most) : 1;
-  };
-  floor(result.keys);
-  floor(result.values);
+  const double most = *std::max_element(result.keys.begin(), result.keys.end());
+  double of_keys = 0;
+  for (double& x : result.keys) of_keys += x = most > 0 ? std::max(x, 1e-12 * most) : 1;
+  if (most > 0 && of_values > 0)
+    result.key_share = counted_key_cost * (of_keys / static_cast<double>(w.wk.rows())) /
+                       (of_values / static_cast<double>(w.wv.rows()));
   return result;
 }
 

@@ -166,10 +166,13 @@ class ReconstructedKeys {
     GQA_CHECK(!stored.v.scaled(), std::invalid_argument,
               "latents: values are quantised and token-major, expected packed ones");
     const simd::Kernels<Scalar>& value_kernels = stored.v.format->template kernels<Scalar>(isa());
-    for (Index j = 0; j < stored.size; ++j)
+    for (Index j = 0; j < stored.size; ++j) {
+      Scalar* const row = values + j * value_stride();
       value_kernels.widen_row(
           stored.v.template as<std::byte>() + j * stored.v.stride * stored.v.format->bytes, value_dim(),
-          Scalar{1}, values + j * value_stride());
+          Scalar{1}, row);
+      std::fill(row + value_dim(), row + value_stride(), Scalar{0});  // read, and looked at for NaN
+    }
     made.v = tile_side(static_cast<const Scalar*>(values), value_stride());
     return made;
   }
