@@ -113,6 +113,9 @@ int run(int argc, char** argv) {
                                                  std::to_string(gqa::version.minor) + "." +
                                                  std::to_string(gqa::version.patch));
   benchmark::AddCustomContext("gqa/isa", gqa::name(gqa::isa()));
+#ifdef BENCH_FOR_CHECKS
+  benchmark::AddCustomContext("gqa/build", "beside tests, at -O1: for checks, not for figures");
+#endif
   Store store(machine);
   const std::vector<Row> rows = all_rows(machine);
   for (const Row& row : rows) {
