@@ -135,8 +135,10 @@ void check_keep(Method method, Index keep, const Settings& settings, const gener
       break;
   }
   Index enough = keep;
-  while (pages_within(enough, settings, sizes.head_dim, sizes.value_dim) < 1) ++enough;
-  least(enough, "a page of 64, the last one, and the bounds of all");
+  while (enough < settings.num_tokens() &&
+         pages_within(enough, settings, sizes.head_dim, sizes.value_dim) < least_pages())
+    ++enough;
+  least(enough, "a page of 64, the first one, the last two, and the bounds of all");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "gqa/attention.hpp"
 #include "gqa/kv/evicting.hpp"
 #include "gqa/kv/indexed.hpp"
+#include "gqa/mask/compose.hpp"
 #include "gqa/mask/window.hpp"
 #include "gqa/sparse_attention.hpp"
 
@@ -16,6 +17,9 @@ namespace read_less {
 namespace {
 
 using Cache = gqa::KVCache<float>;
+
+/// The first one, and two in which the last 64 tokens are: what SparseOptions have unless told otherwise.
+constexpr Index pages_in_any_case = 3;
 
 /// Bytes of a token's keys and values in a layer.
 double row_bytes(const auto& cache) {
@@ -45,36 +49,55 @@ class FullReader final : public Reader {
   gqa::Span span_;
 };
 
-/// Reads the pages whose scores may be largest; keeps all.
+/// Reads the pages whose scores may be largest, up to `pages` of them with the first and those of the last 64
+/// tokens; keeps all.
 class PageReader final : public Reader {
  public:
   PageReader(Cache cache, Index pages, gqa::PoolExecutor executor, double scale)
-      : cache_(std::move(cache)),
-        executor_(executor),
-        options_{.pages = pages, .sinks = 0, .recent = 1, .scale = scale, .workspace = &workspace_} {}
+      : cache_(std::move(cache)), pages_(pages), executor_(executor), scale_(scale) {}
 
   void extend() override { span_ = cache_.extend(1); }
   void attend(Index layer, const Rows& q, const Rows& k, const Rows& v,
               const gqa::TensorView<float>& out) override {
     cache_.write(layer, span_, k, v);
-    const auto report = gqa::sparse_attention(executor_, q, cache_, layer, out, options_);
+    const gqa::PageBounds<float> bounds(q, cache_, layer, scale_);
+    const gqa::PageSelection pages = choose(bounds);
+    gqa::attention(executor_, q, cache_.layer(layer), out, pages & gqa::causal(),
+                   gqa::AttentionOptions{.scale = scale_, .workspace = &workspace_});
+    Index read = 0;
+    for (Index g = 0; g < pages.num_kv_heads(); ++g) read += pages.count(g);
     // The last page is read in any case, as far as it is full.
-    const auto missing = static_cast<double>(report.pages * cache_.page_tokens - cache_.size());
-    bytes_read_ += row_bytes(cache_) * (report.pages_read * cache_.page_tokens - missing) +
+    const Index missing = bounds.num_pages() * cache_.page_tokens - cache_.size();
+    bytes_read_ += row_bytes(cache_) * (static_cast<double>(read * cache_.page_tokens) /
+                                            static_cast<double>(pages.num_kv_heads()) -
+                                        static_cast<double>(missing)) +
                    static_cast<double>(index_bytes());
   }
   Index bytes_held() const override { return cache_.bytes() + cache_.num_layers() * index_bytes(); }
 
  private:
+  /// Each head's own number of best pages: so many that with those read in any case they are `pages_`.
+  gqa::PageSelection choose(const gqa::PageBounds<float>& bounds) const {
+    gqa::PageSelection chosen(bounds.num_q_heads(), bounds.num_kv_heads(), bounds.num_pages(),
+                              cache_.page_tokens);
+    for (Index best = std::max<Index>(1, pages_ - pages_in_any_case); best <= pages_; ++best) {
+      const gqa::PageSelection more = bounds.select({.pages = best});
+      for (Index g = 0; g < bounds.num_kv_heads(); ++g)
+        for (Index p = 0; p < bounds.num_pages() && more.count(g) <= pages_; ++p)
+          if (more.contains(g, p)) chosen.add(g, p);
+    }
+    return chosen;
+  }
   /// Of a layer's bounds.
   Index index_bytes() const {
     return cache_.num_pages(0) * cache_.num_kv_heads() * 2 * cache_.head_dim() * Index{sizeof(float)};
   }
 
   gqa::IndexedCache<Cache> cache_;
+  Index pages_;
   gqa::PoolExecutor executor_;
+  double scale_;
   gqa::Workspace workspace_;
-  gqa::SparseOptions options_;
   gqa::Span span_;
 };
 
@@ -228,11 +251,13 @@ std::string name_of(Method method) {
   return "pages";
 }
 
+Index least_pages() { return pages_in_any_case + 1; }
+
 Index pages_within(Index keep, const Settings& settings, Index head_dim, Index value_dim) {
   const Index page = gqa::tile_keys, all = gqa::ceil_div(settings.num_tokens(), page);
   if (keep >= settings.num_tokens()) return all;
   const Index index_tokens = gqa::ceil_div(all * 2 * head_dim, head_dim + value_dim);
-  return (keep - index_tokens) / page - 1;
+  return (keep - index_tokens) / page;
 }
 
 std::unique_ptr<Reader> make_reader(const Prompt& prompt, gqa::PoolExecutor executor, double scale) {

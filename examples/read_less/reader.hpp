@@ -57,8 +57,9 @@ std::unique_ptr<Reader> make_reader(const Prompt& prompt, gqa::PoolExecutor exec
 std::unique_ptr<Reader> make_reader(Method method, Index keep, const Settings& settings, const Prompt& prompt,
                                     Index num_q_heads, gqa::PoolExecutor executor, double scale);
 
-/// How many pages of the largest bounds a KV head may read beside the last one, so that with the bounds of
-/// all pages they are no more bytes than the keys and values of `keep` tokens. 0 or less: none.
+/// How many pages a KV head may read, so that with the bounds of all pages they are no more bytes than the
+/// keys and values of `keep` tokens; and with how many there is one to choose.
 Index pages_within(Index keep, const Settings& settings, Index head_dim, Index value_dim);
+Index least_pages();
 
 }  // namespace read_less
