@@ -9,6 +9,7 @@
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/cache_blocks.hpp"
+#include "gqa/kv/page_eviction.hpp"
 #include "gqa/kv/paged_view.hpp"
 
 namespace gqa {
@@ -46,6 +47,11 @@ class PagedSequence {
   }
 
   void truncate(Index n) { state_->truncate(open(), n); }
+
+  /// Keeps some tokens, `kept[layer][kv_head]` those of a head in ascending order, as many everywhere, in
+  /// front and without gaps, and gives the pages of the others back: positions count those that are left from
+  /// then on. An EvictingSequence remembers what they were, says what is thrown, and is what to use.
+  void evict(std::span<const std::vector<std::vector<Index>>> kept) { detail::evict(*state_, open(), kept); }
 
   /// Forgets every token; views are to be taken anew.
   void clear() {
