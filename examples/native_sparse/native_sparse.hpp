@@ -49,7 +49,8 @@ struct KeysRead {
 /// - compressed: a key and a value for every block of tokens that has ended by then, attended to as any;
 /// - selected: the tokens of the pages that matter most to the heads which share a KV head. What a page is
 ///   worth is the probability that those heads, together, give the compressed keys over it: each counts once
-///   for every stride of the page that its block covers;
+///   for every stride of the page that its block covers (equation 9 of the paper, whose index is turned here
+///   so that the blocks over a page count, not those before it);
 /// - window: the last tokens.
 ///
 /// A token's output is the same bits in a prefill, a chunk or alone. With every page selected and gates 0, 1,

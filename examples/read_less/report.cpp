@@ -80,15 +80,20 @@ std::string picture(const Results& results, const std::string& model) {
   const auto tokens_of = [&](double bytes) { return bytes / static_cast<double>(results.token_bytes); };
   uptrain::Chart chart{.title = model + ": " + std::to_string(results.settings.tokens) +
                                 " tokens after a prompt of " + std::to_string(results.settings.prompt),
-                       .x_title = "tokens whose keys and values are read for each token, in bytes",
+                       .x_title = "bytes read for each token, by what a token's keys and values take",
                        .y_title = "perplexity",
                        .x_ticks = {},
                        .logarithmic_x = true,
-                       .logarithmic_y = true,
                        .series = {},
                        .line = uptrain::Chart::Line{"all", perplexity(results.full_mean_negative_log)}};
-  for (const Index keep : results.settings.keep)
-    chart.x_ticks.push_back({static_cast<double>(keep), std::to_string(keep)});
+  Index first = 0;  // labels stand apart by a fifth at least
+  std::vector<Index> keeps = results.settings.keep;
+  std::ranges::sort(keeps);
+  for (const Index keep : keeps) {
+    const bool apart = 5 * keep >= 6 * first;
+    if (apart) first = keep;
+    chart.x_ticks.push_back({static_cast<double>(keep), apart ? std::to_string(keep) : ""});
+  }
   for (const Method method : results.settings.methods) {
     uptrain::Series series{.name = long_name(method), .points = {}};
     for (const Outcome& run : results.runs)
@@ -99,6 +104,9 @@ std::string picture(const Results& results, const std::string& model) {
     std::ranges::sort(series.points, {}, &uptrain::Series::Point::x);
     chart.series.push_back(std::move(series));
   }
+  const auto worst = std::ranges::max_element(results.runs, {}, &Outcome::mean_negative_log);
+  chart.logarithmic_y = worst != results.runs.end() &&  // where a line would lie on the floor otherwise
+                        worst->mean_negative_log > results.full_mean_negative_log + 2;
   return chart.svg();
 }
 

@@ -305,6 +305,7 @@ TEST(EvictingSequence, GivesPagesToOthersWhereThereWereNone) {
   EXPECT_THROW(other.extend(1), std::length_error);
   mine.evict(every(3, 200, 60));
   EXPECT_EQ(pool.cache.statistics().free, 3);
+  EXPECT_EQ(pool.cache.bytes(), 60 * pool.cache.bytes_per_token());
   pool.go_on(other, 192);
   EXPECT_TRUE(pool.holds(other.id(), 192));
   EXPECT_THROW(mine.extend(5), std::length_error);
