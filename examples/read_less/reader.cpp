@@ -26,6 +26,7 @@ double row_bytes(const auto& cache) {
   return static_cast<double>(cache.num_kv_heads() * (cache.head_dim() + cache.value_dim())) * sizeof(float);
 }
 
+/// Keeps and reads everything.
 class FullReader final : public Reader {
  public:
   FullReader(Cache cache, gqa::PoolExecutor executor, double scale)

@@ -49,11 +49,11 @@ class Reader {
 
 struct Settings;
 
-/// All keys and values after a prompt, of `num_tokens` in all at most.
+/// Attends to all there is.
 std::unique_ptr<Reader> make_reader(const Prompt& prompt, gqa::PoolExecutor executor, double scale);
 
-/// By a method, so that keys and values of `keep` tokens at most are read for a token. Where `keep` is all
-/// tokens there will be, that is what make_reader() above does to the bit.
+/// Attends as a method does that reads at most what the keys and values of `keep` tokens take, for each
+/// token. Where `keep` is all tokens there will be, that is attention to all to the bit.
 std::unique_ptr<Reader> make_reader(Method method, Index keep, const Settings& settings, const Prompt& prompt,
                                     Index num_q_heads, gqa::PoolExecutor executor, double scale);
 
