@@ -348,6 +348,8 @@ TEST(EvictingSequence, LeavesPublishedTokensToBeFound) {
   pool.go_on(mine, 130);
   pool.cache.publish(mine.id(), ids);
   mine.evict(every(2, 130, 60));
+  EXPECT_NE(message_of([&] { pool.cache.publish(mine.id(), std::span(ids).first(60)); }), "");
+  EXPECT_NE(message_of([&] { EvictingSequence<float>(pool.cache.sequence(mine.id())); }), "");
   const auto found = pool.cache.create(ids);
   EXPECT_EQ(found.tokens, 128);
   EXPECT_TRUE(pool.holds(found.id, 128));

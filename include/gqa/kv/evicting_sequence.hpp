@@ -17,7 +17,8 @@ namespace gqa {
 ///     gqa::EvictingSequence sequence(pool.sequence(pool.create()));
 ///
 /// Spans and size() count all tokens there have been; attention sees slots: what EvictingCache says of both
-/// holds here. The sequence is to be changed through this alone. Others that share its pages (forks, and
+/// holds here. The sequence is to be changed through this alone; once
+/// evicted from, it cannot be published. Others that share its pages (forks, and
 /// whoever finds what it published) keep all of their tokens.
 ///
 /// Every operation either happens or throws and leaves the cache as it was. Views from before an eviction
@@ -29,11 +30,15 @@ class EvictingSequence {
   using Scalar = T;
   using View = PagedView<T, G, D>;
 
-  /// Takes a sequence with all its tokens, of which none was evicted.
+  /// Takes a sequence with all its tokens. Throws std::invalid_argument where some were evicted: whoever did
+  /// that knows which.
   explicit EvictingSequence(PagedSequence<T, G, D, Dv> sequence)
       : sequence_(std::move(sequence)),
         kept_(static_cast<std::size_t>(sequence_.num_layers())),
-        seen_(sequence_.size()) {}
+        seen_(sequence_.size()) {
+    GQA_CHECK(!sequence_.evicted(), std::invalid_argument,
+              "sequence: tokens of sequence " << id().value << " were evicted, expected all of them");
+  }
 
   SequenceId id() const { return sequence_.id(); }
 

@@ -63,6 +63,7 @@ void evict(PagedState<T>& s, PagedSequenceState<T>& sequence,
     sequence.pages.swap(own);
     sequence.tokens_for_others = count;
     sequence.sequence.clear();
+    sequence.evicted = true;
   }
   for (const Index page : sequence.pages) s.pool.forget_from(page, 0);
   for (Index i = 0; i < shape.num_layers; ++i)

@@ -60,8 +60,12 @@ class PagedSequence {
     state_->release_pages(s, 0);
     s.tokens_for_others = 0;
     s.swapped_out = false;
+    s.evicted = false;
     s.sequence.clear();
   }
+
+  /// Whether its tokens are what evict() left, and so not to be published.
+  bool evicted() const { return open().evicted; }
 
   Index size() const { return sequence_->sequence.size(); }
   /// Tokens it may have where nobody else has pages.
@@ -151,6 +155,7 @@ struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
     s.sequence.set_written(tokens_of(retained));
     s.tokens_for_others = s.sequence.size();
     s.swapped_out = false;
+    s.evicted = false;
   }
 };
 
