@@ -108,9 +108,9 @@ TEST(CacheSizeProgram, List) {
        {"GPT-3-175B", "MLA", "DeepSeek-V3", "536.87 MB", "32.00x", "[1] ", "arXiv:2005.14165"})
     EXPECT_TRUE(contains(r.out, part)) << part << " in\n" << r.out;
   const auto json = nlohmann::json::parse(run("--list --json --dtype f32").out);
-  EXPECT_EQ(json.size(), 40u);
-  EXPECT_EQ(json.at(31).at("name"), "SmolLM2-135M");
-  EXPECT_EQ(json.at(31).at("bytes_per_token"), 46080);
+  EXPECT_EQ(json.size(), 51u);
+  EXPECT_EQ(json.at(41).at("name"), "SmolLM2-135M");
+  EXPECT_EQ(json.at(41).at("bytes_per_token"), 46080);
   EXPECT_EQ(run("--json --dtype f32").out, run("--list --json --dtype f32").out);
   EXPECT_EQ(run("--json").out, run("--list --json").out);
   EXPECT_EQ(run("--json").code, 0);
