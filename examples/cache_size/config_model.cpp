@@ -123,8 +123,8 @@ Index head_dim_of(const ConfigKeys& keys, Index heads) {
 
 Shape shape_of(const ConfigKeys& keys, const std::string& model_type, Case& described,
                const std::optional<Index>& local_layers) {
-  const Index layers = keys.size({"num_hidden_layers", "n_layer", "num_layers"});
-  const Index heads = keys.size({"num_attention_heads", "n_head"});
+  const Index layers = keys.size({"num_hidden_layers", "n_layer", "n_layers", "num_layers"});
+  const Index heads = keys.size({"num_attention_heads", "n_head", "n_heads"});
   const Index window = window_of(keys);
   const std::vector<Kept> kept = layers_of(keys, model_type, layers, window, local_layers);
 
@@ -144,6 +144,8 @@ Shape shape_of(const ConfigKeys& keys, const std::string& model_type, Case& desc
   if (shared > 0) described.notes.push_back(shared_layers_note(shared, layers));
   if (states > 0) described.notes.push_back(states_note(states, layers));
 
+  if (keys.has("index_head_dim"))
+    described.notes.push_back("The indexer's own keys, by which attention is made sparse, are not counted.");
   if (const auto rank = keys.size_if({"kv_lora_rank"})) {  // MLA
     s.latent_dim = *rank + keys.size({"qk_rope_head_dim"});
     s.kv_heads = heads;
@@ -165,7 +167,8 @@ Shape shape_of(const ConfigKeys& keys, const std::string& model_type, Case& desc
   return s;
 }
 
-Weights weights_of(const nlohmann::json& root, const nlohmann::json& text, const std::string& model_type) {
+Weights weights_of(const nlohmann::json& root, const nlohmann::json& text, bool inner,
+                   const std::string& model_type) {
   const ConfigKeys keys(text), outer(root);
   Weights weights;
   std::string dtype =
@@ -180,7 +183,7 @@ Weights weights_of(const nlohmann::json& root, const nlohmann::json& text, const
     counted["tie_word_embeddings"] = root["tie_word_embeddings"];
   weights.parameters = count_parameters(counted, model_type);
   weights.how = "counted by the architecture " + model_type;
-  if (&root != &text) weights.how += ", of the text model alone";
+  if (inner) weights.how += ", of the text model alone";
   if (const nlohmann::json* quantised = outer.find("quantization_config")) {
     const std::string method = ConfigKeys(*quantised).text("quant_method", "a method it does not name");
     if (method == "fp8") {
@@ -193,6 +196,18 @@ Weights weights_of(const nlohmann::json& root, const nlohmann::json& text, const
   return weights;
 }
 
+/// What transformers takes for what Google's files leave out (configuration_gemma3.py).
+nlohmann::json with_defaults(const nlohmann::json& text, const std::string& model_type) {
+  if (model_type != "gemma3_text") return text;
+  nlohmann::json whole = {{"vocab_size", 262208},      {"hidden_size", 2304},
+                          {"intermediate_size", 9216}, {"num_hidden_layers", 26},
+                          {"num_attention_heads", 8},  {"num_key_value_heads", 4},
+                          {"head_dim", 256},           {"max_position_embeddings", 131072},
+                          {"sliding_window", 4096}};
+  whole.update(text);
+  return whole;
+}
+
 }  // namespace
 
 Case describe_config(const nlohmann::json& config, std::optional<Index> local_layers) {
@@ -200,8 +215,10 @@ Case describe_config(const nlohmann::json& config, std::optional<Index> local_la
   const nlohmann::json* text = &config;
   for (const char* name : {"text_config", "llm_config", "language_config"})
     if (const auto inner = config.find(name); inner != config.end() && inner->is_object()) text = &*inner;
-  const ConfigKeys keys(*text), outer(config);
-  const std::string model_type = keys.text("model_type", outer.text("model_type", "unknown"));
+  const ConfigKeys outer(config);
+  const std::string model_type = ConfigKeys(*text).text("model_type", outer.text("model_type", "unknown"));
+  const nlohmann::json whole = with_defaults(*text, model_type);
+  const ConfigKeys keys(whole);
   Case described{.name = keys.text("_name_or_path", outer.text("_name_or_path", "")),
                  .source = {},
                  .shape = {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 1},
@@ -209,9 +226,9 @@ Case describe_config(const nlohmann::json& config, std::optional<Index> local_la
                  .dtype = "bf16"};
   if (described.name.empty()) described.name = "a model of type " + model_type;
   described.shape = shape_of(keys, model_type, described, local_layers);
-  described.context = keys.size(
-      {"max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "model_max_length"});
-  described.weights = weights_of(config, *text, model_type);
+  described.context = keys.size({"max_position_embeddings", "n_positions", "max_sequence_length",
+                                 "max_seq_len", "seq_length", "model_max_length"});
+  described.weights = weights_of(config, whole, text != &config, model_type);
   return described;
 }
 

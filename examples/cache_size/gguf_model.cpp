@@ -113,6 +113,9 @@ Shape shape_of(const Keys& keys, Case& described, const std::optional<Index>& lo
   std::vector<Index> kv_heads =
       keys.has("attention.head_count_kv") ? keys.sizes("attention.head_count_kv", layers) : q_heads;
   kv_heads.resize(static_cast<std::size_t>(own));
+  if (const Index period = keys.size_or("full_attention_interval", 0); period > 0)
+    for (Index i = 0; i < own; ++i)  // the others keep a state
+      if ((i + 1) % period != 0) kv_heads[static_cast<std::size_t>(i)] = 0;
   const Index states = std::ranges::count(kv_heads, 0);
   Index counted_local = 0;
   for (std::size_t i = 0; i < local.size(); ++i) counted_local += local[i] && kv_heads[i] > 0;
