@@ -40,6 +40,9 @@ inline void check_at_least(const char* name, Index value, Index least) {
             name << " is " << value << ", expected at least " << least);
 }
 
+/// More layers than any model has are a mistake wherever each of them is looked at.
+inline constexpr Index most_layers = 1 << 16;
+
 /// Throws std::invalid_argument naming what is wrong.
 inline void check(const Shape& s) {
   check_at_least("layers", s.layers, 1);

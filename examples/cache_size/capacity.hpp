@@ -39,6 +39,8 @@ inline std::string placement_of(const Shape& s, const Budget& budget) {
 inline gqa::CachePlan plan_of(const Shape& s, const Budget& budget) {
   using gqa::CacheLayer, gqa::CachePlacement;
   const std::string placement = placement_of(s, budget);
+  GQA_CHECK(s.layers <= most_layers, std::invalid_argument,
+            "layers is " << s.layers << ", expected at most " << most_layers);
   if (s.latent_dim > 0) {
     GQA_CHECK(placement == "contiguous" && budget.shared_tokens == 0, std::invalid_argument,
               "a latent cache is contiguous: leave --placement and --shared-tokens out");

@@ -124,6 +124,8 @@ Index head_dim_of(const ConfigKeys& keys, Index heads) {
 Shape shape_of(const ConfigKeys& keys, const std::string& model_type, Case& described,
                const std::optional<Index>& local_layers) {
   const Index layers = keys.size({"num_hidden_layers", "n_layer", "n_layers", "num_layers"});
+  GQA_CHECK(layers <= most_layers, format_error,
+            "num_hidden_layers is " << layers << ", expected at most " << most_layers);
   const Index heads = keys.size({"num_attention_heads", "n_head", "n_heads"});
   const Index window = window_of(keys);
   const std::vector<Kept> kept = layers_of(keys, model_type, layers, window, local_layers);

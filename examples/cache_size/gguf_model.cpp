@@ -101,6 +101,8 @@ Shape shape_of(const Keys& keys, Case& described, const std::optional<Index>& lo
   const Index extra = keys.size_or("nextn_predict_layers", 0);  // layers that guess further tokens
   const Index layers = keys.size("block_count") - extra;
   const Index shared = keys.size_or("attention.shared_kv_layers", 0);
+  GQA_CHECK(layers <= most_layers, format_error,
+            "key " << keys.full("block_count") << " is " << layers << ", expected at most " << most_layers);
   GQA_CHECK(layers > 0 && shared < layers, format_error,
             "key " << keys.full("block_count") << " leaves no layer that keeps keys and values");
   const Index own = layers - shared;
