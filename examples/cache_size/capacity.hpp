@@ -161,6 +161,8 @@ inline std::string capacity_text(const Case& c, const Budget& budget) {
          << std::setw(19) << grouped(f.context) << std::setw(17) << scaled(f.bytes) << std::setw(9)
          << (budget.users ? times_mha(f.context, all.front().context) : times_mha(f.users, all.front().users))
          << "\n";
+  if (c.shape.latent_dim == 0 && placement_of(c.shape, budget) != "paged")
+    text << "\nMLA is one whose latent is to the heads as DeepSeek's is, 4.5 of them; this model has none.\n";
   return text.str();
 }
 

@@ -130,7 +130,8 @@ Case published(const Model& model, const Options& o) {
             "--local-layers is for a file that does not say it, and " << model.name << " is published");
   Case c{std::string(model.name), model.source, model.shape, o.context.value_or(model.context), o.dtype};
   if (model.parameters > 0) c.weights.parameters = model.parameters;
-  c.weights.how = model.parameters > 0 ? "as published" : "not known of a published model: --weights says it";
+  c.weights.how =
+      model.parameters > 0 ? "as its files have" : "not known of this model, none counted: --weights says it";
   return c;
 }
 

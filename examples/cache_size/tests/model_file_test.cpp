@@ -184,6 +184,11 @@ TEST(Config, LatentsAreWhatIsKeptOfMla) {
   EXPECT_EQ(describe_config(with(deepseek(), {{"index_head_dim", 128}})).notes.size(), 1u);
 }
 
+TEST(Published, ParametersAreKnownOfThoseThatAreCounted) {
+  EXPECT_EQ(find_model("Llama-3.1-8B").parameters, describe_config(llama()).weights.parameters);
+  EXPECT_EQ(find_model("DeepSeek-V3").parameters, describe_config(deepseek()).weights.parameters);
+}
+
 // Totals that Hugging Face shows for the models' files.
 TEST(Config, ParametersAreThosePublished) {
   const auto parameters = [](const char* text) {

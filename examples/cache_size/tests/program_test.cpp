@@ -81,15 +81,16 @@ TEST(CacheSizeProgram, WhatFitsInMemory) {
   auto json = nlohmann::json::parse(r.out);
   EXPECT_EQ(json.at("fits")[0].at("users"), 499'000'000'000 / (2'621'440ll * 131072));
   EXPECT_EQ(json.at("fits")[1].at("users"), 499'000'000'000 / (327'680ll * 131072));
+  EXPECT_EQ(json.at("weights"), 141'000'000'000);
   EXPECT_EQ(json.at("fits")[2].at("users"), 499'000'000'000 / (40'960ll * 131072));
   r = run("--model Llama-3.1-70B --memory 640GB --weights 141GB --users 4 --json");
   json = nlohmann::json::parse(r.out);
   EXPECT_EQ(json.at("fits")[0].at("context"), 499'000'000'000 / 4 / (512ll * 2'621'440) * 512);
   EXPECT_EQ(json.at("fits")[1].at("context"), 131072);
-  r = run("--model Gemma-3-1B --memory 1GiB --users 100 --placement hybrid");
+  r = run("--model Gemma-3-1B --memory 1GiB --weights 0 --users 100 --placement hybrid");
   EXPECT_EQ(r.code, 0) << r.out;
   EXPECT_TRUE(contains(r.out, "the longest context of 100 users at once, up to 32,768")) << r.out;
-  r = run("--model DeepSeek-V3 --memory 80GB --context 4096");
+  r = run("--model DeepSeek-V3 --memory 80GB --weights 0 --context 4096");
   EXPECT_TRUE(contains(r.out, "this: MLA, 576 elements")) << r.out;
   r =
       run("--model Llama-3-8B --memory 24GB --weights 16GB --context 2048 --placement paged --shared-tokens "
@@ -127,7 +128,8 @@ TEST(CacheSizeProgram, MoreUsersAtOnceAreANumber) {
   const Outcome r = run("--model Llama-3.1-70B --memory 640GB --weights 141GB");
   EXPECT_TRUE(contains(r.out, "11.0x")) << r.out;
   EXPECT_TRUE(contains(r.out, "MLA, 576 elements")) << r.out;
-  EXPECT_TRUE(contains(run("--model DeepSeek-V3 --memory 80GB --context 4096").out, "GQA, 8 KV heads"));
+  EXPECT_TRUE(
+      contains(run("--model DeepSeek-V3 --memory 80GB --weights 0 --context 4096").out, "GQA, 8 KV heads"));
 }
 
 const std::string config =
@@ -164,8 +166,9 @@ TEST_F(CacheSizeFiles, UsersAgainstContextAreDrawn) {
   EXPECT_TRUE(contains(r.out, "11.0x")) << r.out;
   const std::string svg = read("users.svg");
   EXPECT_EQ(svg.find("<svg xmlns"), 0u);
-  for (const char* part : {"MHA, 64 KV heads", "this: GQA, 8 KV heads", "MQA, 1 KV head", "MLA, 576 elements",
-                           "tokens of each user", "users at once", "128k", "499.000 GB", "</svg>"})
+  for (const char* part :
+       {"MHA, 64 KV heads", "this model", "Llama-3.1-70B (GQA, 8 KV heads)", "MQA, 1 KV head",
+        "MLA, 576 elements", "tokens of each user", "users at once", "128k", "499.000 GB", "</svg>"})
     EXPECT_TRUE(contains(svg, part)) << part;
   for (const char* asks : {"http://", "https://", "url(", "<script", "<image"})
     EXPECT_EQ(svg.find(asks),
@@ -228,7 +231,8 @@ TEST_F(CacheSizeFiles, MistakesAreOneLineAndExitCodeTwo) {
             "what the weights take is not known (the parameters of a model of type rodent are not counted "
             "here): give "
             "--weights"},
-           {"--model Llama-3-8B --memory 24GB --weights-dtype bf16", "give --weights"},
+           {"--model Llama-2-7B --memory 24GB --weights-dtype bf16", "give --weights"},
+           {"--model DeepSeek-V3 --memory 80GB", "less than the weights' 1342.053 GB"},
            {"--model Llama-3-8B --local-layers 3", "--local-layers"},
            {good + "--plot " + path("a.svg"), "--memory"},
            {good + "--memory 24GB --plot " + path("no/a.svg"), "no/a.svg: No such file"},
