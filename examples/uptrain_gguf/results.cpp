@@ -95,12 +95,12 @@ nlohmann::ordered_json Results::json() const {
 
 std::string Results::svg(const std::vector<Curve>& others) const {
   common::Chart chart{.title = model + ": attention trained, all else frozen",
-                       .x_title = "steps of " + std::to_string(recipe.sequences * recipe.context) + " tokens",
-                       .y_title = "perplexity",
-                       .x_ticks = {},
-                       .logarithmic_y = true,
-                       .series = {},
-                       .line = {}};
+                      .x_title = "steps of " + std::to_string(recipe.sequences * recipe.context) + " tokens",
+                      .y_title = "perplexity",
+                      .x_ticks = {},
+                      .logarithmic_y = true,
+                      .series = {},
+                      .line = {}};
   Index last = 0;
   const auto add = [&](const Curve& curve) {
     common::Series series{.name = curve.name, .points = {}};
