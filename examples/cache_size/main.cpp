@@ -128,7 +128,7 @@ Index required(const char* name, const std::optional<Index>& value) {
 Case published(const Model& model, const Options& o) {
   GQA_CHECK(!o.local_layers, std::invalid_argument,
             "--local-layers is for a file that does not say it, and " << model.name << " is published");
-  Case c{std::string(model.name), model.source, model.shape, o.context.value_or(model.context), o.dtype};
+  Case c{std::string(model.name), model.source, model.shape, model.context, o.dtype};
   if (model.parameters > 0) c.weights.parameters = model.parameters;
   c.weights.how =
       model.parameters > 0 ? "as its files have" : "not known of this model, none counted: --weights says it";
@@ -142,13 +142,13 @@ bool names_a_file(const std::string& name) {
 }
 
 Case named(const Options& o) {
-  if (is_published(o.model) || !names_a_file(o.model)) return published(find_model(o.model), o);
-  Case c = read_model(o.model, o.local_layers);
-  c.source = o.model == "-" ? "standard input" : o.model;
+  const bool published_one = is_published(o.model) || !names_a_file(o.model);
+  Case c = published_one ? published(find_model(o.model), o) : read_model(o.model, o.local_layers);
+  if (!published_one) c.source = o.model == "-" ? "standard input" : o.model;
+  c.dtype = o.dtype;
   GQA_CHECK(!o.context || *o.context <= c.context, std::invalid_argument,
             "context is " << *o.context << ", expected at most the model's " << c.context);
   c.context = o.context.value_or(c.context);
-  c.dtype = o.dtype;
   return c;
 }
 
@@ -188,7 +188,8 @@ Budget budget_of(const Options& o, const Case& c) {
     text << scaled(*known) << ", " << c.weights.how;
   else
     text << scaled(*known) << ", " << grouped(*c.weights.parameters) << " parameters in "
-         << o.weights_dtype.value_or(c.weights.dtype) << " (" << c.weights.how << ")";
+         << o.weights_dtype.value_or(c.weights.dtype) << " ("
+         << (c.weights.bytes ? "counted in the file" : c.weights.how) << ")";
   budget.weights_text = text.str();
   return budget;
 }
@@ -233,7 +234,10 @@ int run(int argc, const char* const* argv, std::string& file) {
             "--memory and --device-memory need a --model or the sizes of one");
   std::vector<Case> cases;
   if (o.list)
-    for (const Model& model : models) cases.push_back(published(model, o));
+    for (const Model& model : models) {
+      cases.push_back(published(model, o));
+      cases.back().context = o.context.value_or(model.context);
+    }
   else
     cases.push_back(o.model.empty() ? described(o) : named(o));
   for (const Case& c : cases) {

@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <utility>
@@ -441,6 +444,20 @@ TEST(GgufModel, RefusesWhatCannotBe) {
             "key llama.block_count leaves no layer that keeps keys and values");
   EXPECT_EQ(message([](auto& w) { w.find("b").type = 77; }).substr(0, 36),
             "tensor b is of type unknown type 77,");
+}
+
+TEST(ModelFile, IsWhatItsFirstBytesSay) {
+  std::string folder = testing::TempDir() + "model_file-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const auto bytes = gguf().file();
+  std::ofstream(folder + "/a").write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
+  std::ofstream(folder + "/config.json") << "\n  " << with(llama(), {{"sliding_window", 9}});
+  EXPECT_EQ(read_model(folder + "/a").name, "Small");
+  EXPECT_EQ(read_model(folder, 0).context, 131072);
+  EXPECT_EQ(read_model(folder + "/config.json", 3).shape.local_layers, 3);
+  std::filesystem::remove(folder + "/config.json");
+  EXPECT_THROW(read_model(folder), std::system_error);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Plan, IsTheArithmeticOfLayersThatDiffer) {

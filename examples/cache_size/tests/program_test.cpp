@@ -217,6 +217,7 @@ TEST_F(CacheSizeFiles, MistakesAreOneLineAndExitCodeTwo) {
            {"--model " + folder_ + "/no/such", "No such file"},
            {"--model /dev/null", "cannot read /dev/null"},
            {good + "--context 131073", "context is 131073, expected at most the model's 131072"},
+           {"--model Llama-3-8B --context 8193", "context is 8193, expected at most the model's 8192"},
            {good + "--context 0", "context is 0"},
            {good + "--local-layers 33", "local-layers is 33"},
            {good + "--layers 3", "exclude one another"},
