@@ -76,6 +76,11 @@ inline std::string text_of(const Case& c) {
          << grouped(s.local_head_dim > 0 ? s.local_head_dim : s.head_dim) << ")";
   text << "; " << grouped(c.context) << " tokens in " << c.dtype << "\n";
   if (!c.source.empty()) text << "source: " << c.source << "\n";
+  if (c.weights.parameters) {
+    text << "weights: " << grouped(*c.weights.parameters) << " parameters";
+    if (c.weights.bytes) text << " in " << scaled(*c.weights.bytes);
+    text << ", " << c.weights.how << "\n";
+  }
   text << "\n" << std::string(30, ' ') << " bytes a token      bytes a sequence   GB = 10^9 B   below MHA\n";
   text << row_text(c, "MHA, " + kv_heads_text(s.q_heads), c.mha());
   if (s.latent_dim > 0) {

@@ -92,6 +92,7 @@ TEST(Config, WindowsAreThoseThatActs) {
   // A pattern that the file names, or its layers one by one.
   const json patterned = with(mistral, {{"model_type", "cohere2"}, {"sliding_window_pattern", 4}});
   EXPECT_EQ(describe_config(patterned).shape.local_layers, 24);
+  EXPECT_EQ(describe_config(with(patterned, {{"num_hidden_layers", 30}})).shape.local_layers, 23);
   json types = json::array();
   for (int i = 0; i < 32; ++i) types.push_back(i % 2 == 0 ? "sliding_attention" : "full_attention");
   const Case half = describe_config(with(mistral, {{"model_type", "new"}, {"layer_types", types}}));
@@ -145,6 +146,8 @@ TEST(Config, GemmasLaterLayersHaveNoCacheOfTheirOwn) {
   const Case large = describe_config({{"model_type", "gemma4"}, {"text_config", more}});
   EXPECT_EQ(sequence(large, 262144), bytes_per_sequence(find_model("Gemma-4-31B").shape, bf16, 262144));
   EXPECT_FALSE(large.weights.parameters);  // nobody has counted them here
+  more["layer_types"] = std::vector<std::string>(60, "sliding_attention");
+  EXPECT_EQ(describe_config({{"model_type", "gemma4"}, {"text_config", more}}).shape.local_layers, 59);
 }
 
 TEST(Config, LayersThatKeepAStateKeepNoTokens) {
@@ -360,6 +363,7 @@ TEST(GgufModel, LayersMayHaveNoKvHeads) {  // LFM2, whose first layer has none; 
   EXPECT_NE(c.notes.at(0).find("8 of 12"), std::string::npos);
   GgufWriter interval = gguf("qwen35");
   interval.integer("qwen35.full_attention_interval", 4);
+  interval.integer("qwen35.block_count", 13);  // the fourth, the eighth, the twelfth
   EXPECT_EQ(token(describe(interval)), 2 * 3 * 4 * 64 * 2);
 }
 
@@ -449,10 +453,12 @@ TEST(GgufModel, RefusesWhatCannotBe) {
 TEST(ModelFile, IsWhatItsFirstBytesSay) {
   std::string folder = testing::TempDir() + "model_file-XXXXXX";
   ASSERT_NE(::mkdtemp(folder.data()), nullptr);
-  const auto bytes = gguf().file();
+  GgufWriter writer = gguf();
+  writer.text("general.name", "a\x1b[31m\xff<b>");
+  const auto bytes = writer.file();
   std::ofstream(folder + "/a").write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
   std::ofstream(folder + "/config.json") << "\n  " << with(llama(), {{"sliding_window", 9}});
-  EXPECT_EQ(read_model(folder + "/a").name, "Small");
+  EXPECT_EQ(read_model(folder + "/a").name, "a?[31m\xEF\xBF\xBD<b>");
   EXPECT_EQ(read_model(folder, 0).context, 131072);
   EXPECT_EQ(read_model(folder + "/config.json", 3).shape.local_layers, 3);
   std::filesystem::remove(folder + "/config.json");
