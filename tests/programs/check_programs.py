@@ -16,6 +16,8 @@ OPTIONS = {
     "cache_size": "--model --list --json --dtype --context --layers --heads --kv-heads --head-dim --value-dim --latent-dim "
                   "--window --local-layers --memory --device-memory --weights --weights-dtype --users --placement "
                   "--page-tokens --shared-tokens --max-span --plot",
+    "choose_groups": "--heads --head-dim --value-dim --layers --context --batch --dtype --threads --quality --same-loss "
+                     "--max-memory --max-decode --max-loss --rates --json",
     "convert": "--model --out --kv-heads --map --budget --method --grouping --distance --seed --factors --keep-norms "
                "--calibration --noise --type --groups --perplexity --context --tokens --threads --json",
     "five_steps": "--model --prompt --layer --window --json",
@@ -34,8 +36,11 @@ OPTIONS = {
 }
 WITHOUT_OPTIONS = {"train_copy"}  # the program of the README, as it stands there
 # What is needed for the mistake to be the only one.
-REQUIRED = {"beam": "--prompt x", "convert": "--out x", "look": "--text x", "generate": "--prompt x", "serve_batch": "",
-            "speculate": "--prompt x", "uptrain_gguf": "--text x --perplexity x --out x"}
+A_MODEL = "--model none.gguf "
+REQUIRED = {"beam": A_MODEL + "--prompt x", "choose_groups": "--heads 8 --head-dim 64 --context 128",
+            "convert": A_MODEL + "--out x", "generate": A_MODEL + "--prompt x", "look": A_MODEL + "--text x",
+            "serve_batch": A_MODEL, "speculate": A_MODEL + "--prompt x",
+            "uptrain_gguf": A_MODEL + "--text x --perplexity x --out x"}
 
 
 def run(program, *arguments):
@@ -74,11 +79,11 @@ def problems(program):
     if version.returncode != 0 or version.stderr or not re.fullmatch(rf"{name} gqa \d+\.\d+\.\d+\n", version.stdout):
         yield f"--version: exit code {version.returncode}, {version.stdout!r}, {version.stderr!r}"
 
-    required = REQUIRED[name].split() + ["--model", "none.gguf"] if name in REQUIRED else []
+    required = REQUIRED.get(name, "").split()
     mistakes = [["--no-such-option"], [*required, "--no-such-option"], [*required, "no-such-word"]]
     if "--threads" in expected:
         mistakes += [[*required, "--threads", "0"], [*required, "--threads", "many"]]
-    if "--json" in expected and name in REQUIRED:
+    if "--json" in expected and "--model" in required:
         mistakes += [[*required, "--json"]]  # no such file
     for arguments in mistakes:
         result = run(program, *arguments)
