@@ -116,26 +116,32 @@ struct TuneCandidates {
   }
 };
 
-/// The sizes that are measured for calls of `shape`: its last queries and keys, so many that a call takes
-/// about a hundredth of the time there is, over 64 MiB of keys and values at most. That is more than the
-/// second-level cache holds, which the block sizes depend on, and at least two chunks and two tasks.
+/// The sizes that are measured for calls of `shape`: its last queries and keys, of fewer heads and sequences,
+/// so many that a call takes about a 300th of the time there is, over 64 MiB of keys and values at most. What
+/// a block and a task are best made of shows in them, as groups and dims stay: two tasks a thread, of 1,024
+/// rows and two chunks of keys, are always left.
 template <Scalar T>
-CallShape measurable(CallShape shape, double seconds) {
-  constexpr double most_bytes = 64 << 20;
-  if (shape.window > 0) shape.kv_tokens = std::min(shape.kv_tokens, shape.window + shape.q_tokens - 1);
+CallShape measurable(CallShape shape, Index num_threads, double seconds) {
   const auto shrink = [](Index& size, double share, Index least) {
     if (share < 1)
       size = std::max(std::min(size, least), static_cast<Index>(share * static_cast<double>(size)));
   };
+  if (shape.window > 0) shape.kv_tokens = std::min(shape.kv_tokens, shape.window + shape.q_tokens - 1);
+  const Index group_size = shape.group_size();
+  const auto shrink_all = [&](auto share) {
+    shrink(shape.num_seqs, share(), 1);
+    shrink(shape.num_kv_heads, share(), 2 * num_threads);
+    shape.num_q_heads = shape.num_kv_heads * group_size;
+    shrink(shape.q_tokens, share(), ceil_div(1024, group_size));
+    shrink(shape.kv_tokens, share(), std::max(2 * chunk_keys, shape.q_tokens));
+  };
+  shrink_all([&] {
+    const double ns = tuning::estimate_ns(kv_bytes(shape, 1), sizeof(T), static_cast<double>(shape.rows()));
+    return seconds * 1e9 / 300 / ns;
+  });
+  constexpr double most_bytes = 64 << 20;
+  shrink_all([&] { return most_bytes / kv_bytes(shape, sizeof(T)); });
   shape.window = std::min(shape.window, shape.kv_tokens);
-  shrink(shape.num_seqs, most_bytes / kv_bytes(shape, sizeof(T)), 1);
-  const double token_bytes =
-      kv_bytes(shape, sizeof(T)) / static_cast<double>(shape.kv_tokens - first_key(shape));
-  shrink(shape.kv_tokens, most_bytes / (token_bytes * static_cast<double>(shape.kv_tokens)), 2 * chunk_keys);
-  shape.q_tokens = std::min(shape.q_tokens, shape.kv_tokens);
-  const double elements = kv_bytes(shape, 1);
-  const double ns = tuning::estimate_ns(elements, sizeof(T), static_cast<double>(shape.rows()));
-  shrink(shape.q_tokens, seconds * 1e7 / ns, ceil_div(1024, shape.group_size()));
   return shape;
 }
 
@@ -203,9 +209,9 @@ inline TuneResult tune(const CallShape& shape, Index num_threads, double element
 }
 
 /// The same for attention over a cache of T, causal or with a window, with random numbers: in less than two
-/// seconds, filling the cache included. Where the sizes are such that this would not be enough time, fewer of
-/// the last queries and keys are measured, with as many heads: what is best for a part is best for the whole
-/// as far as the caches are concerned. Throws std::invalid_argument for sizes that cannot be, std::bad_alloc.
+/// seconds, filling the cache included. Calls too long for that are measured in part: fewer heads, queries
+/// and keys, of the same dims and group size. Throws std::invalid_argument for sizes that cannot be,
+/// std::bad_alloc.
 ///
 ///     const auto found = gqa::tune<gqa::bfloat16>(pool, {.num_q_heads = 32, .num_kv_heads = 8, .head_dim =
 ///     128,
@@ -215,11 +221,12 @@ template <Scalar T, ExecutorLike E>
 TuneResult tune(E&& executor, const CallShape& shape, const TuneOptions& options = {}) {
   detail::check_shape(shape);
   const double start = steady_seconds();
-  detail::TrialCall<T> call(detail::measurable<T>(shape, options.seconds));
+  const Index num_threads = std::max<Index>(1, as_executor(executor).num_threads());
+  detail::TrialCall<T> call(detail::measurable<T>(shape, num_threads, options.seconds));
   TuneOptions rest = options;
   rest.seconds = std::max(options.seconds / 4, options.seconds - (steady_seconds() - start));
   const auto measure = [&](const Tuning& tuning) { return call.time(executor, options.clock, tuning); };
-  return tune(shape, as_executor(executor).num_threads(), sizeof(T), measure, rest);
+  return tune(shape, num_threads, sizeof(T), measure, rest);
 }
 
 }  // namespace gqa
