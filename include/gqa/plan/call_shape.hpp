@@ -73,16 +73,29 @@ inline double kv_bytes(const CallShape& s, double element_bytes) {
          static_cast<double>(s.num_kv_heads) * static_cast<double>(s.head_dim + s.values()) * element_bytes;
 }
 
+/// The sum of i rounded down to whole tiles, over i in [0, n).
+inline double tiles_before(Index n) {
+  const auto whole = static_cast<double>(n / tile_keys), rest = static_cast<double>(n % tile_keys);
+  return static_cast<double>(tile_keys) *
+         (static_cast<double>(tile_keys) * whole * (whole - 1) / 2 + rest * whole);
+}
+
 /// Pairs of a query token and a key that are multiplied for one head of one sequence: tiles of 64 keys are
 /// multiplied whole where any of them is seen, and the last one's keys a vector (16) at a time.
 inline double multiplied_pairs(const CallShape& s) {
-  const Index end = round_up(s.kv_tokens, simd::padding);
-  double pairs = 0;
-  for (Index q = s.kv_tokens - s.q_tokens; q < s.kv_tokens; ++q) {
-    const Index first = s.window == 0 ? 0 : std::max<Index>(0, q + 1 - s.window);
-    const Index last = s.causal ? round_up(q + 1, tile_keys) : end;
-    pairs += static_cast<double>(std::min(last, end) - round_down(first, tile_keys));
+  const Index begin = s.kv_tokens - s.q_tokens, end = s.kv_tokens;  // of the queries
+  const Index last = round_up(end, simd::padding);
+  const auto queries = static_cast<double>(s.q_tokens);
+  double pairs = queries * static_cast<double>(last);
+  if (s.causal) {
+    // Query i sees the keys up to its own tile's end, those of the last tile up to `last`.
+    const Index cut = std::max(begin, round_down(end - 1, tile_keys));
+    pairs = tiles_before(cut) - tiles_before(begin) + static_cast<double>((cut - begin) * tile_keys) +
+            static_cast<double>(end - cut) * static_cast<double>(last);
   }
+  if (s.window > 0)  // and none before the tile of key i + 1 - window
+    pairs -= tiles_before(std::max<Index>(0, end + 1 - s.window)) -
+             tiles_before(std::max<Index>(0, begin + 1 - s.window));
   return pairs;
 }
 

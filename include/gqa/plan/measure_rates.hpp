@@ -11,7 +11,8 @@
 namespace gqa {
 
 struct RateOptions {
-  double seconds = 0.5;          ///< to measure for; filling caches beyond the last level takes as long again
+  double seconds = 0.5;     ///< to measure for; making the caches takes about as long again
+  double memory = 1 << 30;  ///< bytes to read memory's rate from, at most; four times the last cache suffice
   Clock clock = steady_seconds;  ///< what times are taken by
 };
 
@@ -41,7 +42,7 @@ template <Scalar T>
 struct RateTrial {
   CallShape shape;
   double footprint = 0;
-  bool warm = true;  // runs once before it is timed, so that its keys are where they are meant to be
+  bool warm = true;  // runs before it is timed, so that its keys are where they are meant to be
   std::unique_ptr<TrialCall<T>> call = {};
   std::vector<double> times = {};
 
@@ -53,8 +54,8 @@ struct RateTrial {
 
   template <ExecutorLike E>
   void measure(E& executor, Clock clock) {
-    if (warm) call->run(executor);
-    for (int i = 0; i < 3; ++i) times.push_back(call->time(executor, clock));
+    for (int i = 0; i < (warm ? 3 : 0); ++i) call->run(executor);
+    for (int i = 0; i < 5; ++i) times.push_back(call->time(executor, clock));
   }
   double seconds() {
     const auto middle = times.begin() + std::ssize(times) / 2;
@@ -65,28 +66,27 @@ struct RateTrial {
 
 /// What a time says of one of its two parts, when the other is known.
 inline double other_part(double together, double known) {
-  const double power = std::pow(together, overlap) - std::pow(known, overlap);
-  // A call that is all arithmetic says that reading is not in its way: a tenth of the time at most.
-  return std::max(power > 0 ? std::pow(power, 1 / overlap) : 0, together / 10);
+  return std::sqrt(std::max(together * together - known * known, together * together / 100));
 }
 
 }  // namespace detail
 
-/// Measures the rates of attention over a cache of T on the executor's threads, by calls of its own, in about
-/// a second, and memory of four times the last cache (at most 1 GiB):
+/// Measures the rates of attention over a cache of T on the executor's threads, by calls of its own:
 ///
-/// - decode with as many KV heads as query heads, over half of the second-level cache, a quarter of the last
-///   one and four times the last one, gives the rates of reading;
-/// - decode with 96 query heads a KV head of 64 dims and of 128, from cache, gives the products' rate, by
-/// what
-///   the second takes longer, and the scores', by what is left;
+/// - decode with two query heads a KV head, over half of a core's cache, a quarter of the last one and four
+///   times the last one, gives the rates of reading;
+/// - decode with 96 query heads a KV head, of 64 dims and of 128, gives the products' rate, by what the
+/// second
+///   takes longer, and the scores', by what is left;
 /// - one token with one key gives what a call costs.
 ///
-/// Throws std::bad_alloc.
+/// Takes about a second. Throws std::invalid_argument for options that cannot be, std::bad_alloc.
 template <Scalar T, ExecutorLike E>
 CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   GQA_CHECK(options.seconds > 0 && options.seconds <= 3600, std::invalid_argument,
             "seconds is " << options.seconds << ", expected more than 0, at most 3600");
+  GQA_CHECK(options.memory >= 1 << 20 && options.memory <= 0x1p50, std::invalid_argument,
+            "memory is " << options.memory << " bytes, expected 2^20 to 2^50");
   const auto sizes = detail::cache_sizes();
   const Index n = std::max<Index>(1, as_executor(executor).num_threads());
   constexpr Index D = 128;
@@ -98,14 +98,14 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
     return CallShape{
         .num_q_heads = q_heads, .num_kv_heads = kv_heads, .head_dim = dim, .kv_tokens = kv_tokens};
   };
-  const double beyond = std::min(4 * sizes.last, double{1 << 30});
+  const double beyond = std::min(4 * sizes.last, options.memory);
   constexpr Index layers = 8;
   using Trial = detail::RateTrial<T>;
   std::vector<Trial> trials;
   trials.reserve(6);
-  trials.emplace_back(decode(n, n, D, tokens(sizes.second / 2, 1)), 1);
-  trials.emplace_back(decode(8 * n, 8 * n, D, tokens(sizes.last / 4, 8 * n)), 1);
-  trials.emplace_back(decode(8 * n, 8 * n, D, tokens(beyond / layers, 8 * n)), layers, false);
+  trials.emplace_back(decode(2 * n, n, D, tokens(sizes.second / 2, 1)), 1);
+  trials.emplace_back(decode(16 * n, 8 * n, D, tokens(std::min(sizes.last / 4, options.memory), 8 * n)), 1);
+  trials.emplace_back(decode(16 * n, 8 * n, D, tokens(beyond / layers, 8 * n)), layers, false);
   trials.emplace_back(decode(96 * n, n, 64, 1024), 1);
   trials.emplace_back(decode(96 * n, n, 128, 1024), 1);
   trials.emplace_back(decode(1, 1, 16, 1), 1);
@@ -123,6 +123,7 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   const auto own = [&](std::size_t i) { return std::max(trials[i].seconds() - rates.call, rates.call / 10); };
   // Reading hides behind the arithmetic of many rows nearly whole, and the arithmetic of one row behind
   // reading: each corrects the other a little, twice.
+  const double fits[] = {sizes.second / 2, sizes.last / 2, trials[2].footprint};
   double read_64 = 0, read_128 = 0;
   for (int pass = 0; pass < 3; ++pass) {
     const double narrow = detail::other_part(own(3), read_64), wide = detail::other_part(own(4), read_128);
@@ -136,7 +137,7 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
     for (std::size_t i = 0; i < 3; ++i) {
       const double bytes = detail::kv_bytes(trials[i].shape, sizeof(T));
       const double read = detail::other_part(own(i), detail::arithmetic_seconds(rates, trials[i].shape));
-      rates.read[i] = {trials[i].footprint, bytes / read};
+      rates.read[i] = {fits[i], bytes / read};
     }
     read_64 = detail::kv_bytes(trials[3].shape, sizeof(T)) / detail::read_rate(rates, trials[3].footprint);
     read_128 = detail::kv_bytes(trials[4].shape, sizeof(T)) / detail::read_rate(rates, trials[4].footprint);
