@@ -63,7 +63,8 @@ class Predicted final : public Subject {
   std::string check(Eigen::ThreadPool* pool) override { return attention_->check(pool_ = pool); }
 
   std::map<std::string, double> measure(double) override {
-    const double predicted = gqa::predicted_seconds(rates_now<T>(pool_), call_shape(shape_), footprint_);
+    const double predicted = gqa::predicted_seconds(rates_now<T>(pool_), call_shape(shape_),
+                                                    {.footprint = footprint_, .in_tensors = shape_.ctx == 0});
     const gqa::Clock clock = clock_for(pool_);
     std::vector<double> times;
     for (int i = 0; i < 2; ++i) run(pool_);  // measuring the rates has emptied the caches

@@ -66,10 +66,11 @@ inline std::vector<Choice> choices_of(const Use& use, const gqa::CostRates& rate
                          .kv_tokens = use.context,
                          .num_seqs = use.batch};
     const auto layers = static_cast<double>(use.layers);
+    const gqa::KVPlace all_layers{.footprint = static_cast<double>(choice.bytes)};
     // A token goes through the caches of all layers before it comes to the first one again.
-    choice.decode = layers * predicted_seconds(rates, shape, static_cast<double>(choice.bytes));
+    choice.decode = layers * predicted_seconds(rates, shape, all_layers);
     shape.q_tokens = use.context;
-    choice.prefill = layers * predicted_seconds(rates, shape, static_cast<double>(choice.bytes));
+    choice.prefill = layers * predicted_seconds(rates, shape, all_layers);
     choices.push_back(choice);
   }
   return choices;

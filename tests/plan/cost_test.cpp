@@ -69,8 +69,12 @@ TEST(Cost, IsTheFormula) {
   const double read = 2.0 * (1 << 20) / 50e9, arithmetic = 8 * 4096 * (128 / 50e9 + 1 / 5e9);
   EXPECT_NEAR(predicted_seconds(rates, s), std::hypot(read, arithmetic) + 2048 / 50e9 + 1e-6, 1e-12);
   const double from_memory = 2.0 * (1 << 20) / 20e9;
-  EXPECT_NEAR(predicted_seconds(rates, s, 1e9), std::hypot(from_memory, arithmetic) + 2048 / 50e9 + 1e-6,
-              1e-12);
+  EXPECT_NEAR(predicted_seconds(rates, s, {.footprint = 1e9}),
+              std::hypot(from_memory, arithmetic) + 2048 / 50e9 + 1e-6, 1e-12);
+  // One task packs all keys of each KV head, as 30 rows would multiply them.
+  const double packing = arithmetic + 2 * 30 * 4096 * (128 / 50e9 + 1 / 5e9);
+  EXPECT_NEAR(predicted_seconds(rates, s, {.in_tensors = true}),
+              std::hypot(read, packing) + 2048 / 50e9 + 1e-6, 1e-12);
   // From 64 rows on, keys of 16 bits are widened.
   CallShape many = s;
   many.q_tokens = 16;
@@ -80,6 +84,18 @@ TEST(Cost, IsTheFormula) {
               1e-12);
   many.q_tokens = 15;
   EXPECT_EQ(predicted_seconds(widening, many), predicted_seconds(rates, many));
+}
+
+TEST(Cost, EachTaskPacksTheKeysItReads) {
+  CallShape s{.num_q_heads = 2, .num_kv_heads = 2, .head_dim = 64, .q_tokens = 6144, .kv_tokens = 8000};
+  const Index rows = detail::tuning::block_sizes(64, 64, 4).task_rows;
+  double keys = 0;
+  for (Index begin = 0; begin < s.q_tokens; begin += rows)
+    keys += static_cast<double>(s.kv_tokens - s.q_tokens + std::min(begin + rows, s.q_tokens));
+  EXPECT_GT(s.q_tokens, rows);
+  EXPECT_NEAR(detail::packed_pairs(s), 2 * 30 * keys, 0.1 * 2 * 30 * keys);
+  s.causal = false;
+  EXPECT_EQ(detail::packed_pairs(s), 2 * 30 * static_cast<double>(ceil_div(s.q_tokens, rows) * s.kv_tokens));
 }
 
 TEST(Cost, GrowsWithEverySize) {
@@ -116,7 +132,7 @@ TEST(Cost, MeasuresRates) {
 
 TEST(Cost, BadInput) {
   const auto refused = [](const CostRates& r, const CallShape& s = {}, double footprint = 0) {
-    return message_of<std::invalid_argument>([&] { predicted_seconds(r, s, footprint); });
+    return message_of<std::invalid_argument>([&] { predicted_seconds(r, s, {.footprint = footprint}); });
   };
   EXPECT_EQ(refused(rates, {.num_q_heads = 3, .num_kv_heads = 2}),
             "shape: num_q_heads is 3, expected a multiple of num_kv_heads = 2");

@@ -42,7 +42,7 @@ TEST(Choices, AreTheDivisorsWithTheirCost) {
     gqa::CallShape shape{
         .num_q_heads = 12, .num_kv_heads = G, .head_dim = 64, .kv_tokens = 5000, .num_seqs = 2};
     EXPECT_EQ(choices[i].decode,
-              3 * gqa::predicted_seconds(rates, shape, static_cast<double>(choices[i].bytes)));
+              3 * gqa::predicted_seconds(rates, shape, {.footprint = static_cast<double>(choices[i].bytes)}));
     if (i > 0) {
       EXPECT_GT(choices[i].decode, choices[i - 1].decode);
       EXPECT_GE(choices[i].prefill, choices[i - 1].prefill);

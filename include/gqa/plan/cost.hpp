@@ -56,41 +56,61 @@ inline double read_rate(const CostRates& rates, double footprint) {
   return rate;
 }
 
-/// Seconds of the arithmetic: of H heads, `pairs` of a query and a key each,
+/// Pairs of a query row and a key that packing a caller's keys costs as much as, all heads together: about 30
+/// rows for each key that a task reads. Of a causal call's tasks, the mean one reads half of the queries'
+/// own.
+inline double packed_pairs(const CallShape& s) {
+  const Index task_rows = tuning::block_sizes(s.head_dim, s.values(), sizeof(float)).task_rows;
+  const auto tasks = static_cast<double>(ceil_div(s.rows(), std::max(task_rows, s.group_size())));
+  const double own = s.causal && s.window == 0 ? static_cast<double>(s.q_tokens) * (tasks - 1) / 2 : 0;
+  const double keys = tasks * static_cast<double>(s.kv_tokens - first_key(s)) - own;
+  return 30 * keys * static_cast<double>(s.num_kv_heads) * static_cast<double>(s.num_seqs);
+}
+
+/// Seconds that so many pairs take, a product each of keys and of values and a weight:
 ///
-///     H pairs ((D + Dv) / multiply + 1 / score)
-inline double arithmetic_seconds(const CostRates& rates, const CallShape& shape) {
-  const double pairs =
-      static_cast<double>(shape.num_seqs) * static_cast<double>(shape.num_q_heads) * multiplied_pairs(shape);
+///     pairs ((D + Dv) / multiply + 1 / score)
+inline double arithmetic_seconds(const CostRates& rates, const CallShape& shape, double pairs) {
   const auto dims = static_cast<double>(shape.head_dim + round_up(shape.values(), simd::padding));
   return pairs * (dims / rates.multiply + 1 / rates.score);
 }
 
+/// Of all heads and sequences.
+inline double all_pairs(const CallShape& s) {
+  return static_cast<double>(s.num_seqs) * static_cast<double>(s.num_q_heads) * multiplied_pairs(s);
+}
+
 }  // namespace detail
 
-/// Seconds that a call of attention() takes over caches that successive calls go through `footprint` bytes of
-/// (those of all layers of a model; 0: its own alone):
+/// Where a call's keys and values are.
+struct KVPlace {
+  double footprint = 0;     ///< bytes that successive calls go through, as all layers' of a model; 0: its own
+  bool in_tensors = false;  ///< a caller's, packed by each task anew; else in a cache
+};
+
+/// Seconds that a call of attention() takes:
 ///
 ///     t = sqrt(read^2 + arithmetic^2) + rows + call
 ///     read = bytes of keys and values that are seen / rate of their footprint
 ///     arithmetic = H pairs ((D + Dv) / multiply + 1 / score)
 ///     rows = bytes of queries and outputs / rate of the last cache
 ///
-/// Pairs are counted as they are multiplied, in whole tiles of 64 keys. Rates are those of one element type
-/// and number of threads; calls of less than 50 us, which run on one thread, want rates of one. Throws
-/// std::invalid_argument for sizes or rates that cannot be.
-inline double predicted_seconds(const CostRates& rates, const CallShape& shape, double footprint = 0) {
+/// Pairs are counted as they are multiplied, in whole tiles of 64 keys; packing a caller's keys and values
+/// costs as much as 30 rows. Rates are those of one element type and number of threads; calls of less than
+/// 50 us, which run on one thread, want rates of one. Throws std::invalid_argument for sizes or rates that
+/// cannot be.
+inline double predicted_seconds(const CostRates& rates, const CallShape& shape, const KVPlace& place = {}) {
   detail::check_shape(shape);
   detail::check_rates(rates);
-  GQA_CHECK(footprint >= 0, std::invalid_argument,
-            "footprint is " << footprint << " bytes, expected at least 0");
+  GQA_CHECK(place.footprint >= 0, std::invalid_argument,
+            "footprint is " << place.footprint << " bytes, expected at least 0");
   const auto element = static_cast<double>(rates.element_bytes);
   const double bytes = detail::kv_bytes(shape, element);
-  const double read = bytes / detail::read_rate(rates, std::max(bytes, footprint));
-  const double last_cache = rates.read[1].rate;
-  const double rows = static_cast<double>(shape.num_seqs) * static_cast<double>(shape.q_tokens) *
-                      static_cast<double>(shape.num_q_heads);
-  double moved = rows * static_cast<double>(shape.head_dim + shape.values()) * element;
+  const double read = bytes / detail::read_rate(rates, std::max(bytes, place.footprint));
+  const double pairs = detail::all_pairs(shape) + (place.in_tensors ? detail::packed_pairs(shape) : 0);
+  double moved = static_cast<double>(shape.num_seqs) * static_cast<double>(shape.q_tokens) *
+                 static_cast<double>(shape.num_q_heads) *
+                 static_cast<double>(shape.head_dim + shape.values()) * element;
   // A key that is widened is read, written as a float, and read as one.
   if (rates.widens && detail::tuning::widens_once(shape.rows()))
     moved += bytes / element * static_cast<double>(shape.head_dim) /
@@ -99,7 +119,8 @@ inline double predicted_seconds(const CostRates& rates, const CallShape& shape, 
   // than not at all. Of exponents from 1 (their sum) to infinity (the longer), 2 comes nearest to 195
   // measured cases of 1 to 8,192 rows, from caches and memory, in three element types; 1.8 to 2.25 are as
   // good within noise.
-  return std::hypot(read, detail::arithmetic_seconds(rates, shape)) + moved / last_cache + rates.call;
+  return std::hypot(read, detail::arithmetic_seconds(rates, shape, pairs)) + moved / rates.read[1].rate +
+         rates.call;
 }
 
 }  // namespace gqa

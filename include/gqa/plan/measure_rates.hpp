@@ -127,8 +127,7 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   double read_64 = 0, read_128 = 0;
   for (int pass = 0; pass < 3; ++pass) {
     const double narrow = detail::other_part(own(3), read_64), wide = detail::other_part(own(4), read_128);
-    const double scores =
-        detail::multiplied_pairs(trials[3].shape) * static_cast<double>(trials[3].shape.num_q_heads);
+    const double scores = detail::all_pairs(trials[3].shape);
     // narrow = scores (128 / multiply + 1 / score), wide = scores (256 / multiply + 1 / score). Where the
     // second takes more than twice as long as the first, noise or not, scores cost nothing.
     const double products = std::clamp(wide - narrow, wide / 4, wide / 2);
@@ -136,7 +135,8 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
     rates.score = scores / std::max(wide - 2 * products, wide * 1e-3);
     for (std::size_t i = 0; i < 3; ++i) {
       const double bytes = detail::kv_bytes(trials[i].shape, sizeof(T));
-      const double read = detail::other_part(own(i), detail::arithmetic_seconds(rates, trials[i].shape));
+      const double read = detail::other_part(
+          own(i), detail::arithmetic_seconds(rates, trials[i].shape, detail::all_pairs(trials[i].shape)));
       rates.read[i] = {fits[i], bytes / read};
     }
     read_64 = detail::kv_bytes(trials[3].shape, sizeof(T)) / detail::read_rate(rates, trials[3].footprint);
