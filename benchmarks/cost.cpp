@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <ctime>
 #include <gqa/plan/measure_rates.hpp>
-#include <gqa/plan/tune.hpp>
 #include <map>
 
 #include "attention_subject.hpp"
@@ -38,16 +37,6 @@ const gqa::CostRates& rates_now(Eigen::ThreadPool* pool) {
     measured.when = gqa::steady_seconds();
   }
   return measured.rates;
-}
-
-gqa::CallShape call_shape(const Shape& s) {
-  return {.num_q_heads = s.H,
-          .num_kv_heads = s.G,
-          .head_dim = s.D,
-          .q_tokens = s.queries(),
-          .kv_tokens = s.tokens(),
-          .num_seqs = s.sequences(),
-          .window = s.window};
 }
 
 /// A case of attention, and what the model says of it.
