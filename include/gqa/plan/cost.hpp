@@ -49,7 +49,7 @@ inline void check_rates(const CostRates& r) {
 /// interpolated.
 inline double read_rate(const CostRates& rates, double footprint) {
   double rate = rates.read[2].rate;
-  for (const std::size_t i : {1, 0}) {
+  for (const std::size_t i : {std::size_t{1}, std::size_t{0}}) {
     const double beyond = std::clamp(std::log2(footprint / rates.read[i].fits), 0.0, 1.0);
     rate = rates.read[i].rate * std::pow(rate / rates.read[i].rate, beyond);
   }
