@@ -1,22 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cost model against attention: cases that its rates are not measured by.
 #include <algorithm>
-#include <ctime>
 #include <gqa/plan/measure_rates.hpp>
 #include <map>
 
 #include "attention_subject.hpp"
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
-
-/// Of this thread, which stands still while other programs have the processor.
-double processor_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 
 gqa::Clock clock_for(const Eigen::ThreadPool* pool) {
   return pool == nullptr ? processor_seconds : gqa::steady_seconds;
@@ -62,8 +55,7 @@ class Predicted final : public Subject {
       run(pool_);
       times.push_back(clock() - start);
     }
-    std::ranges::nth_element(times, times.begin() + std::ssize(times) / 2);
-    return {{"predicted_ms", 1e3 * predicted}, {"of_measured", predicted / times[times.size() / 2]}};
+    return {{"predicted_ms", 1e3 * predicted}, {"of_measured", predicted / median(times)}};
   }
 
  private:

@@ -6,6 +6,7 @@
 #include "attention_subject.hpp"
 #include "caches.hpp"
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
@@ -43,10 +44,6 @@ class Tuned final : public AttentionSubject<T> {
         time(i % 2 == 0 ? usual : picked, i % 2 == 0 ? gqa::Tuning{} : tuning_);
         time(i % 2 == 0 ? picked : usual, i % 2 == 0 ? tuning_ : gqa::Tuning{});
       }
-      const auto median = [](std::vector<double>& x) {
-        std::ranges::nth_element(x, x.begin() + std::ssize(x) / 2);
-        return x[x.size() / 2];
-      };
       found["of_default"] = median(picked) / median(usual);
     });
     return found;

@@ -18,10 +18,10 @@ struct RateOptions {
 
 namespace detail {
 
-/// Bytes of the processor's caches as Linux lists them, or what is common. (What sysconf says of the last one
-/// is that of all sockets on some virtual machines.)
+/// Bytes of a core's own cache and of the last one, as Linux lists them; what is common where it lists none.
+/// (What sysconf says of the last one is that of all sockets on some virtual machines.)
 struct CacheSizes {
-  double second = 1 << 20, last = 32 << 20;
+  double second = 0, last = 0;
 };
 inline CacheSizes cache_sizes() {
   CacheSizes sizes;
@@ -30,9 +30,12 @@ inline CacheSizes cache_sizes() {
     int level = 0;
     double kib = 0;
     if (!(std::ifstream(folder + "level") >> level) || !(std::ifstream(folder + "size") >> kib)) continue;
-    if (kib > 0 && level == 2) sizes.second = 1024 * kib;
-    if (kib > 0 && level == 3) sizes.last = 1024 * kib;
+    if (level == 2) sizes.second = 1024 * kib;
+    if (level == 3) sizes.last = 1024 * kib;
   }
+  if (sizes.second == 0 && sizes.last == 0) sizes.last = 32 << 20;
+  if (sizes.second == 0) sizes.second = 1 << 20;
+  // One without a third level has none of a common size: its rate is that of what lies beyond the second.
   sizes.last = std::max(sizes.last, 4 * sizes.second);
   return sizes;
 }
