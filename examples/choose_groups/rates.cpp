@@ -27,6 +27,7 @@ nlohmann::ordered_json json_of(const gqa::CostRates& rates, const std::string& d
           {"read", read},
           {"multiply", rates.multiply},
           {"score", rates.score},
+          {"mask", rates.mask},
           {"call", rates.call}};
 }
 
@@ -50,6 +51,7 @@ gqa::CostRates read_rates(const std::string& file, const std::string& dtype, int
                        json.at("read").at(i).at("rate").get<double>()};
     rates.multiply = json.at("multiply").get<double>();
     rates.score = json.at("score").get<double>();
+    rates.mask = json.at("mask").get<double>();
     rates.call = json.at("call").get<double>();
     return rates;
   } catch (const nlohmann::json::exception&) {

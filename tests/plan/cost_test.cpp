@@ -19,6 +19,7 @@ const CostRates rates{.element_bytes = 2,
                       .read = {{{1 << 20, 100e9}, {16 << 20, 50e9}, {128 << 20, 20e9}}},
                       .multiply = 50e9,
                       .score = 5e9,
+                      .mask = 1e-7,
                       .call = 1e-6};
 
 TEST(CallShape, PairsAreThoseOfWholeTiles) {
@@ -71,6 +72,15 @@ TEST(Cost, IsTheFormula) {
   const double from_memory = 2.0 * (1 << 20) / 20e9;
   EXPECT_NEAR(predicted_seconds(rates, s, {.footprint = 1e9}),
               std::hypot(from_memory, arithmetic) + 2048 / 50e9 + 1e-6, 1e-12);
+  // A mask is asked of each token for each KV head, and twice where there is a window.
+  CallShape masked = s, unmasked = s;
+  masked.q_tokens = unmasked.q_tokens = 2;
+  unmasked.causal = false;
+  EXPECT_NEAR(predicted_seconds(rates, masked) - predicted_seconds(rates, unmasked), 4e-7, 1e-12);
+  EXPECT_EQ(detail::masked_tiles(masked), 4);
+  masked.window = 100;
+  EXPECT_EQ(detail::masked_tiles(masked), 8);
+  EXPECT_EQ(detail::masked_tiles(s), 0);
   // One task packs all keys of each KV head, as 30 rows would multiply them.
   const double packing = arithmetic + 2 * 30 * 4096 * (128 / 50e9 + 1 / 5e9);
   EXPECT_NEAR(predicted_seconds(rates, s, {.in_tensors = true}),
@@ -148,6 +158,9 @@ TEST(Cost, BadInput) {
   wrong = rates;
   wrong.read[1].fits = 5;
   EXPECT_EQ(refused(wrong), "rates: read.fits is 5, expected more than 1.04858e+06");
+  wrong = rates;
+  wrong.mask = -1;
+  EXPECT_EQ(refused(wrong), "rates: mask is -1, expected at least 0");
   wrong = rates;
   wrong.call = -1;
   EXPECT_EQ(refused(wrong), "rates: call is -1, expected at least 0");

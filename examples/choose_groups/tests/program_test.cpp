@@ -46,6 +46,7 @@ class ChooseGroups : public ::testing::Test {
                                   {{"fits", 128e6}, {"rate", 20e9}}}},
                                 {"multiply", 50e9},
                                 {"score", 5e9},
+                                {"mask", 1e-7},
                                 {"call", 1e-6}};
   const std::filesystem::path folder =
       std::filesystem::path(testing::TempDir()) / ("choose-groups-" + std::to_string(getpid()));

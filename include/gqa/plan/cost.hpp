@@ -23,6 +23,7 @@ struct CostRates {
   std::array<Read, 3> read = {};  ///< a core's cache, the last cache, memory, whose `fits` says nothing
   double multiply = 0;            ///< multiply-adds a second, of products alone
   double score = 0;               ///< scores a second that become weights
+  double mask = 0;                ///< seconds that a mask takes to say of 64 keys which a token sees
   double call = 0;                ///< seconds of a call that has next to nothing to do
 };
 
@@ -40,6 +41,7 @@ inline void check_rates(const CostRates& r) {
   check("multiply", r.multiply);
   check("score", r.score);
   GQA_CHECK(r.call >= 0, std::invalid_argument, "rates: call is " << r.call << ", expected at least 0");
+  GQA_CHECK(r.mask >= 0, std::invalid_argument, "rates: mask is " << r.mask << ", expected at least 0");
   GQA_CHECK(r.element_bytes >= 1, std::invalid_argument,
             "rates: element_bytes is " << r.element_bytes << ", expected at least 1");
 }
@@ -80,6 +82,15 @@ inline double all_pairs(const CallShape& s) {
   return static_cast<double>(s.num_seqs) * static_cast<double>(s.num_q_heads) * multiplied_pairs(s);
 }
 
+/// How often the mask is asked, for one KV head after another: of each token in the tile that its last keys
+/// are in, and with a window in the one of its first. A single token sees all there is.
+inline double masked_tiles(const CallShape& s) {
+  const double ends = s.causal && s.q_tokens > 1 ? 1 : 0;
+  const double begins = s.window > 0 && s.window < s.kv_tokens ? 1 : 0;
+  return (ends + begins) * static_cast<double>(s.num_seqs) * static_cast<double>(s.q_tokens) *
+         static_cast<double>(s.num_kv_heads);
+}
+
 }  // namespace detail
 
 /// Where a call's keys and values are.
@@ -90,10 +101,11 @@ struct KVPlace {
 
 /// Seconds that a call of attention() takes:
 ///
-///     t = sqrt(read^2 + arithmetic^2) + rows + call
+///     t = sqrt(read^2 + arithmetic^2) + rows + masked + call
 ///     read = bytes of keys and values that are seen / rate of their footprint
 ///     arithmetic = H pairs ((D + Dv) / multiply + 1 / score)
 ///     rows = bytes of queries and outputs / rate of the last cache
+///     masked = tokens KV heads (1, with a window 2) mask, where a call has more than one token
 ///
 /// Pairs are counted as they are multiplied, in whole tiles of 64 keys; packing a caller's keys and values
 /// costs as much as 30 rows. Rates are those of one element type and number of threads; calls of less than
@@ -120,7 +132,7 @@ inline double predicted_seconds(const CostRates& rates, const CallShape& shape, 
   // measured cases of 1 to 8,192 rows, from caches and memory, in three element types; 1.8 to 2.25 are as
   // good within noise.
   return std::hypot(read, detail::arithmetic_seconds(rates, shape, pairs)) + moved / rates.read[1].rate +
-         rates.call;
+         detail::masked_tiles(shape) * rates.mask + rates.call;
 }
 
 }  // namespace gqa

@@ -81,6 +81,7 @@ inline double other_part(double together, double known) {
 /// - decode with 96 query heads a KV head, of 64 dims and of 128, gives the products' rate, by what the
 /// second
 ///   takes longer, and the scores', by what is left;
+/// - prefill of 4 heads with a mask and without gives what a mask costs;
 /// - one token with one key gives what a call costs.
 ///
 /// Takes about a second. Throws std::invalid_argument for options that cannot be, std::bad_alloc.
@@ -105,13 +106,18 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   constexpr Index layers = 8;
   using Trial = detail::RateTrial<T>;
   std::vector<Trial> trials;
-  trials.reserve(6);
+  trials.reserve(8);
   trials.emplace_back(decode(2 * n, n, D, tokens(sizes.second / 2, 1)), 1);
   trials.emplace_back(decode(16 * n, 8 * n, D, tokens(std::min(sizes.last / 4, options.memory), 8 * n)), 1);
   trials.emplace_back(decode(16 * n, 8 * n, D, tokens(beyond / layers, 8 * n)), layers, false);
   trials.emplace_back(decode(96 * n, n, 64, 1024), 1);
   trials.emplace_back(decode(96 * n, n, 128, 1024), 1);
   trials.emplace_back(decode(1, 1, 16, 1), 1);
+  CallShape prefill = decode(4 * n, 4 * n, 64, 256);
+  prefill.q_tokens = 256;
+  trials.emplace_back(prefill, 1);
+  prefill.causal = false;
+  trials.emplace_back(prefill, 1);
 
   // In turns, so that what slows the machine for a while slows none of them alone.
   const double end = steady_seconds() + options.seconds;
@@ -124,6 +130,8 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   rates.widens = sizeof(T) == 2 && !(std::is_same_v<T, bfloat16> && isa() >= Isa::avx512bf16);
   rates.call = trials[5].seconds();
   const auto own = [&](std::size_t i) { return std::max(trials[i].seconds() - rates.call, rates.call / 10); };
+  const double unmasked = own(7) * detail::all_pairs(trials[6].shape) / detail::all_pairs(trials[7].shape);
+  rates.mask = std::max(own(6) - unmasked, 0.0) / detail::masked_tiles(trials[6].shape);
   // Reading hides behind the arithmetic of many rows nearly whole, and the arithmetic of one row behind
   // reading: each corrects the other a little, twice.
   const double fits[] = {sizes.second / 2, sizes.last / 2, trials[2].footprint};
