@@ -76,10 +76,10 @@ TEST(Cost, IsTheFormula) {
   CallShape masked = s, unmasked = s;
   masked.q_tokens = unmasked.q_tokens = 2;
   unmasked.causal = false;
-  EXPECT_NEAR(predicted_seconds(rates, masked) - predicted_seconds(rates, unmasked), 4e-7, 1e-12);
-  EXPECT_EQ(detail::masked_tiles(masked), 4);
+  EXPECT_NEAR(predicted_seconds(rates, masked) - predicted_seconds(rates, unmasked), 8 * 4e-7, 1e-12);
+  EXPECT_EQ(detail::masked_tiles(masked), 8 * 4);
   masked.window = 100;
-  EXPECT_EQ(detail::masked_tiles(masked), 8);
+  EXPECT_EQ(detail::masked_tiles(masked), 8 * 8);
   EXPECT_EQ(detail::masked_tiles(s), 0);
   // One task packs all keys of each KV head, as 30 rows would multiply them.
   const double packing = arithmetic + 2 * 30 * 4096 * (128 / 50e9 + 1 / 5e9);

@@ -82,13 +82,15 @@ inline double all_pairs(const CallShape& s) {
   return static_cast<double>(s.num_seqs) * static_cast<double>(s.num_q_heads) * multiplied_pairs(s);
 }
 
-/// How often the mask is asked, for one KV head after another: of each token in the tile that its last keys
-/// are in, and with a window in the one of its first. A single token sees all there is.
+/// How often the mask is asked which of 64 keys a token sees, for one KV head after another: in all tiles of
+/// the chunk that its last key is in, and with a window in those of its first. A single token sees all there
+/// is.
 inline double masked_tiles(const CallShape& s) {
   const double ends = s.causal && s.q_tokens > 1 ? 1 : 0;
   const double begins = s.window > 0 && s.window < s.kv_tokens ? 1 : 0;
+  const Index tiles = std::min(chunk_tiles, ceil_div(s.kv_tokens, tile_keys));
   return (ends + begins) * static_cast<double>(s.num_seqs) * static_cast<double>(s.q_tokens) *
-         static_cast<double>(s.num_kv_heads);
+         static_cast<double>(s.num_kv_heads) * static_cast<double>(tiles);
 }
 
 }  // namespace detail
@@ -105,7 +107,7 @@ struct KVPlace {
 ///     read = bytes of keys and values that are seen / rate of their footprint
 ///     arithmetic = H pairs ((D + Dv) / multiply + 1 / score)
 ///     rows = bytes of queries and outputs / rate of the last cache
-///     masked = tokens KV heads (1, with a window 2) mask, where a call has more than one token
+///     masked = tokens KV heads tiles of a chunk (with a window of two) mask, of more than one token
 ///
 /// Pairs are counted as they are multiplied, in whole tiles of 64 keys; packing a caller's keys and values
 /// costs as much as 30 rows. Rates are those of one element type and number of threads; calls of less than

@@ -81,7 +81,7 @@ inline double other_part(double together, double known) {
 /// - decode with 96 query heads a KV head, of 64 dims and of 128, gives the products' rate, by what the
 /// second
 ///   takes longer, and the scores', by what is left;
-/// - prefill of 4 heads with a mask and without gives what a mask costs;
+/// - prefill of 2 heads with a mask and without gives what a mask costs;
 /// - one token with one key gives what a call costs.
 ///
 /// Takes about a second. Throws std::invalid_argument for options that cannot be, std::bad_alloc.
@@ -113,8 +113,8 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   trials.emplace_back(decode(96 * n, n, 64, 1024), 1);
   trials.emplace_back(decode(96 * n, n, 128, 1024), 1);
   trials.emplace_back(decode(1, 1, 16, 1), 1);
-  CallShape prefill = decode(4 * n, 4 * n, 64, 256);
-  prefill.q_tokens = 256;
+  CallShape prefill = decode(2 * n, 2 * n, 64, 1024);
+  prefill.q_tokens = 1024;
   trials.emplace_back(prefill, 1);
   prefill.causal = false;
   trials.emplace_back(prefill, 1);
