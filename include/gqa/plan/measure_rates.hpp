@@ -115,9 +115,9 @@ CostRates measure_rates(E&& executor, const RateOptions& options = {}) {
   trials.emplace_back(decode(1, 1, 16, 1), 1);
   CallShape prefill = decode(2 * n, 2 * n, 64, 1024);
   prefill.q_tokens = 1024;
-  trials.emplace_back(prefill, 1);
+  trials.emplace_back(prefill, 1, false);
   prefill.causal = false;
-  trials.emplace_back(prefill, 1);
+  trials.emplace_back(prefill, 1, false);
 
   // In turns, so that what slows the machine for a while slows none of them alone.
   const double end = steady_seconds() + options.seconds;
