@@ -2,6 +2,7 @@
 // What tune() found, kept as a few lines of text, for the machine and the calls it was measured with.
 #pragma once
 
+#include <cerrno>
 #include <charconv>
 #include <cstdint>
 #include <cstring>
