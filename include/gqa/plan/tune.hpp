@@ -213,9 +213,9 @@ inline TuneResult tune(const CallShape& shape, Index num_threads, double element
 /// and keys, of the same dims and group size. Throws std::invalid_argument for sizes that cannot be,
 /// std::bad_alloc.
 ///
-///     const auto found = gqa::tune<gqa::bfloat16>(pool, {.num_q_heads = 32, .num_kv_heads = 8, .head_dim =
-///     128,
-///                                                        .q_tokens = 512, .kv_tokens = 8192});
+///     const gqa::CallShape shape{
+///         .num_q_heads = 32, .num_kv_heads = 8, .head_dim = 128, .q_tokens = 512, .kv_tokens = 8192};
+///     const auto found = gqa::tune<gqa::bfloat16>(pool, shape);
 ///     gqa::attention(pool, q, cache, out, gqa::causal(), gqa::AttentionOptions{.tuning = found.tuning});
 template <Scalar T, ExecutorLike E>
 TuneResult tune(E&& executor, const CallShape& shape, const TuneOptions& options = {}) {
