@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Native sparse attention over tokens that arrive: what each branch reads of all keys.
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
+#include "command_line.hpp"
+#include "failure.hpp"
 #include "gqa/attention.hpp"
 #include "gqa/mask/compose.hpp"
 #include "native_sparse.hpp"
@@ -67,7 +69,9 @@ int run(int argc, const char* const* argv) {
   app.add_option("--threads", threads, "threads to compute with")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  bool json = false;
+  app.add_flag("--json", json, "print one JSON object");
+  if (!common::parse(app, argc, argv)) return 0;
   config.value_dim = config.head_dim;
   config.scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
 
@@ -78,8 +82,11 @@ int run(int argc, const char* const* argv) {
   for (float& gate : sequence.gates) gate = 1 / (1 + std::exp(-gate));
   NativeSparse layer(config);
   std::vector<float> out(static_cast<std::size_t>(n * H * D));
-  std::puts("         keys read for the last of so many tokens");
-  std::puts("tokens   compressed  selected  window     all  of all");
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  if (!json) {
+    std::puts("         keys read for the last of so many tokens");
+    std::puts("tokens   compressed  selected  window     all  of all");
+  }
   Index done = 0;
   for (Index length = std::min<Index>(n, 512);; length = std::min(n, 2 * length)) {
     KeysRead read;
@@ -91,8 +98,14 @@ int run(int argc, const char* const* argv) {
                            gqa::TensorView<float>(out.data() + done * H * D, end - done, H, D));
       done = end;
     }
-    std::printf("%6td %12.0f %9.0f %7.0f %7.0f %6.1f %%\n", length, read.compressed, read.selected,
-                read.window, read.all, 100 * read.sum() / read.all);
+    rows.push_back({{"tokens", length},
+                    {"compressed", read.compressed},
+                    {"selected", read.selected},
+                    {"window", read.window},
+                    {"all", read.all}});
+    if (!json)
+      std::printf("%6td %12.0f %9.0f %7.0f %7.0f %6.1f %%\n", length, read.compressed, read.selected,
+                  read.window, read.all, 100 * read.sum() / read.all);
     if (length == n) break;
   }
 
@@ -106,7 +119,9 @@ int run(int argc, const char* const* argv) {
                  gqa::AttentionOptions{.scale = config.scale});
   float most = 0;
   for (std::size_t i = 0; i < both.size(); ++i) most = std::max(most, std::abs(both[i] - merged[i]));
-  std::printf("selected and window merged by their lse: off by at most %.1e from one call over both\n", most);
+  if (!json)
+    std::printf("selected and window merged by their lse: off by at most %.1e from one call over both\n",
+                most);
 
   // Everything selected, and nothing else let through.
   Config whole = config;
@@ -123,16 +138,19 @@ int run(int argc, const char* const* argv) {
                  gqa::AttentionOptions{.scale = config.scale});
   const bool same =
       std::memcmp(tail.data(), out.data() + (n - rest) * H * D, tail.size() * sizeof(float)) == 0;
-  std::printf("every page selected, gates 0, 1, 0: %s attention\n", same ? "the same bits as" : "NOT");
+  if (json)
+    std::cout << nlohmann::ordered_json{{"keys_read", rows},
+                                        {"largest_difference_of_merged", most},
+                                        {"all_selected_is_attention", same}}
+              << "\n";
+  else
+    std::printf("every page selected, gates 0, 1, 0: %s attention\n", same ? "the same bits as" : "NOT");
   return same ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace native_sparse
 
-int main(int argc, char** argv) try {
-  return native_sparse::run(argc, argv);
-} catch (const std::exception& error) {
-  std::cerr << "native_sparse: " << error.what() << '\n';
-  return 2;
+int main(int argc, char** argv) {
+  return common::exit_code_of("native_sparse", [&] { return native_sparse::run(argc, argv); });
 }

@@ -26,7 +26,7 @@ int run(const Options& options) {
     svg.close();
   }
 
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::weight_type(options.weights),
                                      [&](double done) { line.show("loading weights", done); });
   const Results results = measure(loaded.model, loaded.executor, tokens, options.settings,
@@ -50,7 +50,7 @@ int run(const Options& options) {
 }  // namespace read_less
 
 int main(int argc, char** argv) {
-  return generate::exit_code_of("read_less", [&](std::string& model) {
+  return common::exit_code_of("read_less", [&](std::string& model) {
     const auto options = read_less::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

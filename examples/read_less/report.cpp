@@ -78,14 +78,14 @@ nlohmann::ordered_json to_json(const Results& results, const std::string& model)
 
 std::string picture(const Results& results, const std::string& model) {
   const auto tokens_of = [&](double bytes) { return bytes / static_cast<double>(results.token_bytes); };
-  uptrain::Chart chart{.title = model + ": " + std::to_string(results.settings.tokens) +
-                                " tokens after a prompt of " + std::to_string(results.settings.prompt),
-                       .x_title = "bytes read for each token, by what a token's keys and values take",
-                       .y_title = "perplexity",
-                       .x_ticks = {},
-                       .logarithmic_x = true,
-                       .series = {},
-                       .line = uptrain::Chart::Line{"all", perplexity(results.full_mean_negative_log)}};
+  common::Chart chart{.title = model + ": " + std::to_string(results.settings.tokens) +
+                               " tokens after a prompt of " + std::to_string(results.settings.prompt),
+                      .x_title = "bytes read for each token, by what a token's keys and values take",
+                      .y_title = "perplexity",
+                      .x_ticks = {},
+                      .logarithmic_x = true,
+                      .series = {},
+                      .line = common::Chart::Line{"all", perplexity(results.full_mean_negative_log)}};
   Index first = 0;  // labels stand apart by a fifth at least
   std::vector<Index> keeps = results.settings.keep;
   std::ranges::sort(keeps);
@@ -95,13 +95,13 @@ std::string picture(const Results& results, const std::string& model) {
     chart.x_ticks.push_back({static_cast<double>(keep), apart ? std::to_string(keep) : ""});
   }
   for (const Method method : results.settings.methods) {
-    uptrain::Series series{.name = long_name(method), .points = {}};
+    common::Series series{.name = long_name(method), .points = {}};
     for (const Outcome& run : results.runs)
       if (run.method == method) {
         const double y = perplexity(run.mean_negative_log);
         series.points.push_back({tokens_of(run.bytes_read), y, y, y});
       }
-    std::ranges::sort(series.points, {}, &uptrain::Series::Point::x);
+    std::ranges::sort(series.points, {}, &common::Series::Point::x);
     chart.series.push_back(std::move(series));
   }
   const auto worst = std::ranges::max_element(results.runs, {}, &Outcome::mean_negative_log);

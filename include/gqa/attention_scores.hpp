@@ -57,6 +57,7 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
   using Acc = Accumulator<typename std::remove_cvref_t<decltype(view)>::Scalar>;
   using Score = std::remove_cvref_t<decltype(extras.score)>;
   auto call = detail::make_call<H, G>(q, view, extras);
+  detail::refuse_tuning(extras.options, "attention_scores");
 
   const detail::ScoreUntil<Score> until{extras.score, after == ScoresAfter::scale      ? ScoreStage::scale
                                                       : after == ScoresAfter::soft_cap ? ScoreStage::soft_cap

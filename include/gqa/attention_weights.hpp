@@ -85,6 +85,7 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
                 "gqa: attention_weights has no state_into and no resume: attention() takes them");
   decltype(auto) view = as_kv_view(kv);
   const auto call = detail::make_call<H, G>(q, view, extras);
+  detail::refuse_tuning(extras.options, "attention_weights");
   using Acc = Accumulator<typename std::remove_cvref_t<decltype(view)>::Scalar>;
   GQA_CHECK(which.seq >= 0 && which.seq < call.num_seqs, std::invalid_argument,
             "rows: seq is " << which.seq << ", expected at least 0 and less than " << call.num_seqs);
