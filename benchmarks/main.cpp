@@ -155,6 +155,9 @@ int run(int argc, char** argv) {
   machine.describe();
   benchmark::AddCustomContext("gqa/version", version_text());
   benchmark::AddCustomContext("gqa/isa", gqa::name(gqa::isa()));
+#ifdef BENCH_FOR_CHECKS
+  benchmark::AddCustomContext("gqa/build", "beside tests, at -O1: for checks, not for figures");
+#endif
   Store store(machine);
   const std::vector<Row> rows = all_rows(machine);
   for (const Row& row : rows) {

@@ -26,6 +26,9 @@ OPTIONS = {
                  "--benchmark_repetitions --benchmark_min_time --benchmark_color",
     "look": "--model --text --text-file --html --svg --picture --json --explain --layer --head --sinks --window --cells "
             "--importance --threads --weights",
+    "native_sparse": "--heads --kv-heads --head-dim --tokens --block --stride --page --pages --window --threads --json",
+    "read_less": "--model --text --text-file --prompt --tokens --keep --method --sinks --window --pool --svg --json --threads "
+                 "--weights",
     "serve_batch": MODEL + " --prompts --system --arrival --samples --temperature --top-k --seed --pages --max-sequences "
                    "--prompt-tokens --verify",
     "speculate": MODEL + " --prompt --prompt-file --ngram --draft --branches --verify --compare",
@@ -39,7 +42,7 @@ WITHOUT_OPTIONS = {"train_copy"}  # the program of the README, as it stands ther
 A_MODEL = "--model none.gguf "
 REQUIRED = {"beam": A_MODEL + "--prompt x", "choose_groups": "--heads 8 --head-dim 64 --context 128",
             "convert": A_MODEL + "--out x", "generate": A_MODEL + "--prompt x", "look": A_MODEL + "--text x",
-            "serve_batch": A_MODEL, "speculate": A_MODEL + "--prompt x",
+            "read_less": A_MODEL + "--text x", "serve_batch": A_MODEL, "speculate": A_MODEL + "--prompt x",
             "uptrain_gguf": A_MODEL + "--text x --perplexity x --out x"}
 
 
