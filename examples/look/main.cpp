@@ -45,7 +45,7 @@ int run(const Options& options) {
   if (options.html_wanted) open(options.html);
   if (svg_in_file) open(options.svg);
 
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::weight_type(options.weights),
                                      [&](double done) { line.show("loading weights", done); });
   const Look look = look_at(loaded.model, loaded.executor, tokens, options,
@@ -78,7 +78,7 @@ int run(const Options& options) {
 }  // namespace look
 
 int main(int argc, char** argv) {
-  return generate::exit_code_of("look", [&](std::string& model) {
+  return common::exit_code_of("look", [&](std::string& model) {
     const auto options = look::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

@@ -62,7 +62,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   generate::add_weights_option(app, options.weights);
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   GQA_CHECK(!text->empty() || !file->empty(), std::invalid_argument, "--text or --text-file is required");
   GQA_CHECK(options.text_file || !options.text.empty(), std::invalid_argument, "--text is empty");
   GQA_CHECK(!options.text_file || !generate::is_standard_input(*options.text_file) ||

@@ -135,8 +135,10 @@ Tensor4<W> attention_scores(const Q&, const KV&, ScoresAfter, const X&...) {
   detail::diagnose_attention<false, const Q&, const KV&, const X&...>();
   return {};
 }
+// A const executor that fits is no tensor: `const Q&` would suit it better than `E&&`.
 template <Index H = Dynamic, Index G = Dynamic, class W = float, class Q, class K, class V, class... X>
-Tensor4<W> attention_scores(const Q&, const K&, const V&, ScoresAfter, const X&...) {
+requires(!detail::FitsWorkspaceBytes<const Q&, const K&, const V&, const X&...>) Tensor4<W> attention_scores(
+    const Q&, const K&, const V&, ScoresAfter, const X&...) {
   detail::diagnose_attention<false, const Q&, const K&, const V&, const X&...>();
   return {};
 }

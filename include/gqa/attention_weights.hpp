@@ -162,8 +162,10 @@ Tensor3<W> attention_weights(const Q&, const KV&, const WeightRows&, const X&...
   detail::diagnose_attention<false, const Q&, const KV&, const X&...>();
   return {};
 }
+// A const executor that fits is no tensor: `const Q&` would suit it better than `E&&`.
 template <Index H = Dynamic, Index G = Dynamic, class W = float, class Q, class K, class V, class... X>
-Tensor3<W> attention_weights(const Q&, const K&, const V&, const WeightRows&, const X&...) {
+requires(!detail::FitsWorkspaceBytes<const Q&, const K&, const V&, const X&...>) Tensor3<W> attention_weights(
+    const Q&, const K&, const V&, const WeightRows&, const X&...) {
   detail::diagnose_attention<false, const Q&, const K&, const V&, const X&...>();
   return {};
 }
