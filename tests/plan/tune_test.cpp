@@ -60,6 +60,7 @@ TEST(Tune, ChoosesWhatIsFaster) {
   EXPECT_EQ(found.runs, rows.calls - 1);
   FakeClock threads{[](const Tuning& t) { return t.threads == 1 ? 0.5e-3 : 1e-3; }, 0.05};
   EXPECT_EQ(tune(prefill, 4, 4, threads).tuning, (Tuning{.threads = 1}));
+  EXPECT_EQ(tune(prefill, 4, 4, threads, {.threads = false}).tuning, Tuning{});
 }
 
 TEST(Tune, SettingsAddUp) {

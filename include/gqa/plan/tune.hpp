@@ -13,6 +13,7 @@ namespace gqa {
 struct TuneOptions {
   double seconds = 1.5;      ///< to measure for at most
   double least_gain = 0.03;  ///< share of the default's time that a pick must save
+  bool threads = true;       ///< whether another number of threads may be picked
   Clock clock = steady_seconds;
 };
 
@@ -166,7 +167,8 @@ inline TuneResult tune(const CallShape& shape, Index num_threads, double element
             "seconds is " << options.seconds << ", expected more than 0, at most 3600");
   GQA_CHECK(options.least_gain >= 0 && options.least_gain < 1, std::invalid_argument,
             "least_gain is " << options.least_gain << ", expected 0 to 1");
-  const detail::TuneCandidates candidates(shape, num_threads, element_bytes);
+  detail::TuneCandidates candidates(shape, num_threads, element_bytes);
+  if (!options.threads) candidates.threads.clear();
   TuneResult result;
   Tuning best;
   const std::pair<Index Tuning::*, const std::vector<Index>*> settings[] = {
@@ -210,11 +212,10 @@ inline TuneResult tune(const CallShape& shape, Index num_threads, double element
 
 /// The same for attention over a cache of T, causal or with a window, with random numbers: in less than two
 /// seconds, filling the cache included. Calls too long for that are measured in part: fewer heads, queries
-/// and keys, of the same dims and group size. Throws std::invalid_argument for sizes that cannot be,
-/// std::bad_alloc.
+/// and keys, of the same dims and group size; they run on all threads, as the whole has more to do. Throws
+/// std::invalid_argument for sizes that cannot be, std::bad_alloc.
 ///
-///     const gqa::CallShape shape{
-///         .num_q_heads = 32, .num_kv_heads = 8, .head_dim = 128, .q_tokens = 512, .kv_tokens = 8192};
+///     const gqa::CallShape shape{.num_q_heads = 32, .num_kv_heads = 8, .head_dim = 128, .kv_tokens = 8192};
 ///     const auto found = gqa::tune<gqa::bfloat16>(pool, shape);
 ///     gqa::attention(pool, q, cache, out, gqa::causal(), gqa::AttentionOptions{.tuning = found.tuning});
 template <Scalar T, ExecutorLike E>
@@ -222,8 +223,11 @@ TuneResult tune(E&& executor, const CallShape& shape, const TuneOptions& options
   detail::check_shape(shape);
   const double start = steady_seconds();
   const Index num_threads = std::max<Index>(1, as_executor(executor).num_threads());
-  detail::TrialCall<T> call(detail::measurable<T>(shape, num_threads, options.seconds));
+  const CallShape part = detail::measurable<T>(shape, num_threads, options.seconds);
+  detail::TrialCall<T> call(part);
   TuneOptions rest = options;
+  rest.threads = options.threads && detail::kv_bytes(part, sizeof(T)) == detail::kv_bytes(shape, sizeof(T)) &&
+                 part.rows() == shape.rows();
   rest.seconds = std::max(options.seconds / 4, options.seconds - (steady_seconds() - start));
   const auto measure = [&](const Tuning& tuning) { return call.time(executor, options.clock, tuning); };
   return tune(shape, num_threads, sizeof(T), measure, rest);
