@@ -2,6 +2,7 @@
 // How many KV heads a model's attention should have: memory, time and quality against G, and the Pareto set
 // of them (Cost-Optimal Grouped-Query Attention, arXiv 2503.09579).
 #include <iostream>
+#include <stdexcept>
 
 #include "command_line.hpp"
 #include "failure.hpp"
@@ -82,7 +83,11 @@ int main(int argc, char** argv) {
         "choose_groups");
     choose_groups::add_options(app, options);
     if (!common::parse(app, argc, argv)) return 0;
-    choose_groups::run(options);
+    try {
+      choose_groups::run(options);
+    } catch (const std::length_error& error) {  // sizes whose product overflows
+      throw std::invalid_argument(error.what());
+    }
     return 0;
   });
 }
