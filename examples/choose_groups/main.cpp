@@ -2,11 +2,11 @@
 // How many KV heads a model's attention should have: memory, time and quality against G, and the Pareto set
 // of them (Cost-Optimal Grouped-Query Attention, arXiv 2503.09579).
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
-#include <gqa/core/version.hpp>
 #include <iostream>
+#include <stdexcept>
 
+#include "command_line.hpp"
+#include "failure.hpp"
 #include "rates.hpp"
 #include "report.hpp"
 
@@ -25,35 +25,32 @@ struct Options {
 
 void add_options(CLI::App& app, Options& o) {
   const CLI::Range sizes(Index{1}, Index{1} << 40);
-  app.add_option("--heads", o.use.heads, "Query heads")->required()->check(sizes);
-  app.add_option("--head-dim", o.use.head_dim, "Elements of a query and a key")->required()->check(sizes);
-  app.add_option("--value-dim", o.value_dim, "Elements of a value (default: --head-dim)")->check(sizes);
-  app.add_option("--layers", o.use.layers, "Layers")->check(sizes)->capture_default_str();
-  app.add_option("--context", o.use.context, "Tokens of a sequence")->required()->check(sizes);
-  app.add_option("--batch", o.use.batch, "Sequences at once")->check(sizes)->capture_default_str();
+  app.add_option("--heads", o.use.heads, "query heads")->required()->check(sizes);
+  app.add_option("--head-dim", o.use.head_dim, "elements of a query and a key")->required()->check(sizes);
+  app.add_option("--value-dim", o.value_dim, "elements of a value (default: --head-dim)")->check(sizes);
+  app.add_option("--layers", o.use.layers, "layers")->check(sizes)->capture_default_str();
+  app.add_option("--context", o.use.context, "tokens of a sequence")->required()->check(sizes);
+  app.add_option("--batch", o.use.batch, "sequences at once")->check(sizes)->capture_default_str();
   app.add_option("--dtype", o.use.dtype, "f32, f16 or bf16")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
-  app.add_option("--threads", o.threads, "Threads to compute with")
+  app.add_option("--threads", o.threads, "threads to compute with")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--quality", o.quality, "Loss by number of KV heads, {\"8\": 2.31, \"4\": 2.33}")
+  app.add_option("--quality", o.quality, "loss by number of KV heads, {\"8\": 2.31, \"4\": 2.33}")
       ->type_name("JSON");
-  app.add_option("--same-loss", o.same_loss, "Losses that differ by no more than this are the same")
+  app.add_option("--same-loss", o.same_loss, "losses that differ by no more than this are the same")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   const auto limit = [](CLI::Option* option) { option->group("Limits"); };
-  limit(app.add_option("--max-memory", o.most_bytes, "Bytes of all caches, or 8GB, 8GiB")
+  limit(app.add_option("--max-memory", o.most_bytes, "bytes of all caches, or 8GB, 8GiB")
             ->transform(CLI::AsSizeValue(true)));
-  limit(app.add_option("--max-decode", o.most_decode_ms, "Milliseconds of a token of every sequence")
+  limit(app.add_option("--max-decode", o.most_decode_ms, "milliseconds of a token of every sequence")
             ->check(CLI::PositiveNumber));
-  limit(app.add_option("--max-loss", o.most_loss, "Loss, or what is lost, as in the table"));
-  app.add_option("--rates", o.rates, "The machine as an earlier --json has it, in place of measuring it")
+  limit(app.add_option("--max-loss", o.most_loss, "loss, or what is lost, as in the table"));
+  app.add_option("--rates", o.rates, "the machine as an earlier --json has it, in place of measuring it")
       ->type_name("JSON");
-  app.add_flag("--json", o.json, "Print JSON");
-  app.set_version_flag("--version", std::to_string(gqa::version.major) + "." +
-                                        std::to_string(gqa::version.minor) + "." +
-                                        std::to_string(gqa::version.patch));
+  app.add_flag("--json", o.json, "print JSON");
 }
 
 void run(Options& o) {
@@ -78,24 +75,21 @@ void run(Options& o) {
 }  // namespace
 }  // namespace choose_groups
 
+/// 0: done; 2: the arguments or a file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  choose_groups::Options options;
-  CLI::App app(
-      "Memory, time and quality of attention against its number of KV heads: the Pareto set for a model and "
-      "a "
-      "use, on this machine.",
-      "choose_groups");
-  choose_groups::add_options(app, options);
-  try {
-    app.parse(argc, argv);
-    choose_groups::run(options);
-  } catch (const CLI::Success& help) {
-    return app.exit(help);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "choose_groups: %s\n", error.what());
-    return 2;
-  }
-  if (std::cout.flush()) return 0;
-  std::fprintf(stderr, "choose_groups: cannot write\n");
-  return 1;
+  return common::exit_code_of("choose_groups", [&] {
+    choose_groups::Options options;
+    CLI::App app(
+        "Says what memory, time and quality attention has by its number of KV heads: the Pareto set for a "
+        "model and a use, on this machine.",
+        "choose_groups");
+    choose_groups::add_options(app, options);
+    if (!common::parse(app, argc, argv)) return 0;
+    try {
+      choose_groups::run(options);
+    } catch (const std::length_error& error) {  // sizes whose product is no number are the arguments' fault
+      throw std::invalid_argument(error.what());
+    }
+    return 0;
+  });
 }
