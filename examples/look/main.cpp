@@ -30,8 +30,7 @@ void write(const std::filesystem::path& path, const std::string& content) {
 int run(const Options& options) {
   const generate::ModelFile file(options.model);
   check_place(file.sizes, options);
-  const std::string text =
-      options.text_file ? generate::read_prompt_file(*options.text_file, "--text-file") : options.text;
+  const std::string text = options.read_text();
   const std::vector<TokenId> tokens = file.tokenizer.encode(text);
   GQA_CHECK(!tokens.empty(), std::invalid_argument, "the text has no tokens");
   GQA_CHECK(std::ssize(tokens) <= file.sizes.context_length, std::invalid_argument,

@@ -15,8 +15,7 @@ namespace {
 
 int run(const Options& options) {
   const generate::ModelFile file(options.model);
-  const std::string text =
-      options.text_file ? generate::read_prompt_file(*options.text_file, "--text-file") : options.text;
+  const std::string text = options.read_text();
   const std::vector<TokenId> tokens = file.tokenizer.encode(text);
   check(options.settings, file.sizes, std::ssize(tokens));
   std::ofstream svg;

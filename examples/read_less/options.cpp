@@ -32,13 +32,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "Measures what it costs a model to read, or to keep, fewer of the tokens before: the perplexity of a "
       "text after a prompt, by method and bytes.",
       "read_less");
-  app.add_option("--model", options.model, "model to load; - is standard input")
-      ->type_name("GGUF")
-      ->required();
-  auto* text = app.add_option("--text", options.text, "text for the model to read");
-  auto* file = app.add_option("--text-file", options.text_file, "file that holds it; - is standard input")
-                   ->type_name("FILE")
-                   ->excludes(text);
+  options.add_to(app);
   app.add_option("--prompt", settings.prompt, "first tokens of the text, which are read in full")
       ->check(CLI::Range(1, largest))
       ->capture_default_str();
@@ -69,15 +63,8 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
                    ->capture_default_str();
   app.add_option("--svg", options.svg, "picture to write")->type_name("FILE");
   app.add_flag("--json", options.json, "print one JSON object");
-  app.add_option("--threads", options.num_threads, "threads to compute with")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  generate::add_weights_option(app, options.weights);
   if (!common::parse(app, argc, argv)) return std::nullopt;
-  GQA_CHECK(!text->empty() || !file->empty(), std::invalid_argument, "--text or --text-file is required");
-  GQA_CHECK(!options.text_file || !generate::is_standard_input(*options.text_file) ||
-                !generate::is_standard_input(options.model),
-            std::invalid_argument, "--text-file and --model both read standard input");
+  options.check();
   const auto uses = [&](Method method) { return std::ranges::count(settings.methods, method) > 0; };
   GQA_CHECK(sinks->empty() || uses(Method::recent), std::invalid_argument,
             "--sinks says nothing without recent");

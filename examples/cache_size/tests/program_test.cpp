@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The program as a person runs it. CACHE_SIZE is its path.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -12,27 +11,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/outcome.hpp"
+
 namespace {
 
-struct Outcome {
-  int code = -1;
-  std::string out;  // both streams
-};
+using common::test::contains, common::test::Outcome;
 
-Outcome run(const std::string& arguments) {
-  Outcome outcome;
-  std::FILE* pipe = popen(("'" CACHE_SIZE "' " + arguments + " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return outcome;
-  char text[4096];
-  for (std::size_t n = 0; (n = std::fread(text, 1, sizeof text, pipe)) > 0;) outcome.out.append(text, n);
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
+Outcome run(const std::string& arguments) { return common::test::outcome_of(CACHE_SIZE, arguments); }
 
 int count(const std::string& text, const std::string& part) {
   int found = 0;
