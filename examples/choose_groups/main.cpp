@@ -2,11 +2,14 @@
 // How many KV heads a model's attention should have: memory, time and quality against G, and the Pareto set
 // of them (Cost-Optimal Grouped-Query Attention, arXiv 2503.09579).
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
-#include <gqa/core/version.hpp>
 #include <iostream>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
+#include "command_line.hpp"
+#include "failure.hpp"
 #include "rates.hpp"
 #include "report.hpp"
 
@@ -25,77 +28,74 @@ struct Options {
 
 void add_options(CLI::App& app, Options& o) {
   const CLI::Range sizes(Index{1}, Index{1} << 40);
-  app.add_option("--heads", o.use.heads, "Query heads")->required()->check(sizes);
-  app.add_option("--head-dim", o.use.head_dim, "Elements of a query and a key")->required()->check(sizes);
-  app.add_option("--value-dim", o.value_dim, "Elements of a value (default: --head-dim)")->check(sizes);
-  app.add_option("--layers", o.use.layers, "Layers")->check(sizes)->capture_default_str();
-  app.add_option("--context", o.use.context, "Tokens of a sequence")->required()->check(sizes);
-  app.add_option("--batch", o.use.batch, "Sequences at once")->check(sizes)->capture_default_str();
+  app.add_option("--heads", o.use.heads, "query heads")->required()->check(sizes);
+  app.add_option("--head-dim", o.use.head_dim, "elements of a query and a key")->required()->check(sizes);
+  app.add_option("--value-dim", o.value_dim, "elements of a value (default: --head-dim)")->check(sizes);
+  app.add_option("--layers", o.use.layers, "layers")->check(sizes)->capture_default_str();
+  app.add_option("--context", o.use.context, "tokens of a sequence")->required()->check(sizes);
+  app.add_option("--batch", o.use.batch, "sequences at once")->check(sizes)->capture_default_str();
   app.add_option("--dtype", o.use.dtype, "f32, f16 or bf16")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
-  app.add_option("--threads", o.threads, "Threads to compute with")
+  app.add_option("--threads", o.threads, "threads to compute with")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--quality", o.quality, "Loss by number of KV heads, {\"8\": 2.31, \"4\": 2.33}")
+  app.add_option("--quality", o.quality, "loss by number of KV heads, {\"8\": 2.31, \"4\": 2.33}")
       ->type_name("JSON");
-  app.add_option("--same-loss", o.same_loss, "Losses that differ by no more than this are the same")
+  app.add_option("--same-loss", o.same_loss, "losses that differ by no more than this are the same")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   const auto limit = [](CLI::Option* option) { option->group("Limits"); };
-  limit(app.add_option("--max-memory", o.most_bytes, "Bytes of all caches, or 8GB, 8GiB")
+  limit(app.add_option("--max-memory", o.most_bytes, "bytes of all caches, or 8GB, 8GiB")
             ->transform(CLI::AsSizeValue(true)));
-  limit(app.add_option("--max-decode", o.most_decode_ms, "Milliseconds of a token of every sequence")
+  limit(app.add_option("--max-decode", o.most_decode_ms, "milliseconds of a token of every sequence")
             ->check(CLI::PositiveNumber));
-  limit(app.add_option("--max-loss", o.most_loss, "Loss, or what is lost, as in the table"));
-  app.add_option("--rates", o.rates, "The machine as an earlier --json has it, in place of measuring it")
+  limit(app.add_option("--max-loss", o.most_loss, "loss, or what is lost, as in the table"));
+  app.add_option("--rates", o.rates, "the machine as an earlier --json has it, in place of measuring it")
       ->type_name("JSON");
-  app.add_flag("--json", o.json, "Print JSON");
-  app.set_version_flag("--version", std::to_string(gqa::version.major) + "." +
-                                        std::to_string(gqa::version.minor) + "." +
-                                        std::to_string(gqa::version.patch));
+  app.add_flag("--json", o.json, "print JSON");
 }
 
-void run(Options& o) {
+/// All choices with their cost by these rates, and their loss.
+std::vector<Choice> weighed(const Use& use, const gqa::CostRates& rates, const Quality& quality) {
+  try {
+    std::vector<Choice> choices = choices_of(use, rates);
+    set_losses(choices, use, quality);
+    return choices;
+  } catch (const std::length_error& error) {  // sizes whose product is no number are the arguments' fault
+    throw std::invalid_argument(error.what());
+  }
+}
+
+int run(int argc, const char* const* argv) {
+  Options o;
+  CLI::App app(
+      "Says what each number of KV heads costs in memory, time and quality, and which of them no other "
+      "beats.",
+      "choose_groups");
+  add_options(app, o);
+  if (!common::parse(app, argc, argv)) return 0;
   if (o.value_dim) o.use.value_dim = *o.value_dim;
   Report report{.use = o.use};
   report.quality = o.quality.empty() ? stand_in() : read_quality(o.quality);
   // Sizes that cannot be are refused before a second goes by.
   gqa::CostRates any{.read = {{{1, 1}, {2, 1}, {3, 1}}}, .multiply = 1, .score = 1};
-  set_losses(report.choices = choices_of(o.use, any), o.use, report.quality);
+  weighed(o.use, any, report.quality);
   report.rates =
       o.rates.empty() ? measured_rates(o.use.dtype, o.threads) : read_rates(o.rates, o.use.dtype, o.threads);
-  report.choices = choices_of(o.use, report.rates);
-  set_losses(report.choices, o.use, report.quality);
+  report.choices = weighed(o.use, report.rates, report.quality);
   mark_front(report.choices, o.same_loss);
   Limits limits{.bytes = o.most_bytes, .loss = o.most_loss};
   if (o.most_decode_ms) limits.decode = *o.most_decode_ms * 1e-3;
   report.limited = limits.bytes || limits.decode || limits.loss;
   mark_fits(report.choices, limits);
   std::cout << (o.json ? json_of(report).dump(2) + "\n" : text_of(report));
+  return 0;
 }
 
 }  // namespace
 }  // namespace choose_groups
 
 int main(int argc, char** argv) {
-  choose_groups::Options options;
-  CLI::App app(
-      "Memory, time and quality of attention against its number of KV heads: the Pareto set for a model and "
-      "a "
-      "use, on this machine.",
-      "choose_groups");
-  choose_groups::add_options(app, options);
-  try {
-    app.parse(argc, argv);
-    choose_groups::run(options);
-  } catch (const CLI::Success& help) {
-    return app.exit(help);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "choose_groups: %s\n", error.what());
-    return 2;
-  }
-  if (std::cout.flush()) return 0;
-  std::fprintf(stderr, "choose_groups: cannot write\n");
-  return 1;
+  return common::exit_code_of("choose_groups", [&] { return choose_groups::run(argc, argv); });
 }
