@@ -112,20 +112,20 @@ struct Variant {
   Budget budget;
 };
 
-/// The model as MHA, as it is, and as MQA, then as MLA, or, where it is that, as GQA with 8 KV heads. An MLA
-/// there has not been is as large as DeepSeek's to its heads; pages are none for it.
+/// The model as MHA, as it is, and as MQA; then as GQA with 8 KV heads and as MLA, where it is neither. An
+/// MLA that has not been is as large as DeepSeek's to its heads; pages are none for it.
 inline std::vector<Variant> variants(const Case& c, Budget budget) {
   const Shape& s = c.shape;
   budget.placement = placement_of(s, budget);
-  const std::string as_it_is = s.latent_dim > 0
-                                   ? "this: MLA, " + grouped(s.latent_dim) + " elements"
-                                   : std::string("this: ") + kind(s) + ", " + kv_heads_text(s.kv_heads);
+  const std::string kind_of = kind(s);
+  const std::string as_it_is = s.latent_dim > 0 ? "MLA, " + grouped(s.latent_dim) + " elements"
+                                                : kind_of + ", " + kv_heads_text(s.kv_heads);
   std::vector<Variant> all = {{"MHA, " + kv_heads_text(s.q_heads), c.mha(), budget},
-                              {as_it_is, s, budget},
+                              {"this: " + as_it_is, s, budget},
                               {"MQA, " + kv_heads_text(1), c.mqa(), budget}};
-  if (s.latent_dim > 0) {
-    if (s.q_heads % 8 == 0) all.push_back({"GQA, " + kv_heads_text(8), with_kv_heads(s, 8), budget});
-  } else if (budget.placement != "paged" && s.head_dim % 2 == 0) {
+  if (kind_of != "GQA" && s.q_heads > 8 && s.q_heads % 8 == 0)
+    all.push_back({"GQA, " + kv_heads_text(8), with_kv_heads(s, 8), budget});
+  if (s.latent_dim == 0 && budget.placement != "paged" && s.head_dim % 2 == 0) {
     budget.placement = "contiguous";
     const Shape latent = with_latent(s);
     all.push_back({"MLA, " + grouped(latent.latent_dim) + " elements", latent, budget});

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How many KV heads a model's attention should have: memory, time and quality against G, and the Pareto set
 // of them (Cost-Optimal Grouped-Query Attention, arXiv 2503.09579).
-#include <CLI/CLI.hpp>
 #include <iostream>
-#include <optional>
 #include <stdexcept>
-#include <string>
-#include <vector>
 
 #include "command_line.hpp"
 #include "failure.hpp"
@@ -34,7 +30,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--layers", o.use.layers, "layers")->check(sizes)->capture_default_str();
   app.add_option("--context", o.use.context, "tokens of a sequence")->required()->check(sizes);
   app.add_option("--batch", o.use.batch, "sequences at once")->check(sizes)->capture_default_str();
-  app.add_option("--dtype", o.use.dtype, "f32, f16 or bf16")
+  app.add_option("--dtype", o.use.dtype, "element type of keys and values")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
   app.add_option("--threads", o.threads, "threads to compute with")
@@ -53,49 +49,45 @@ void add_options(CLI::App& app, Options& o) {
   limit(app.add_option("--max-loss", o.most_loss, "loss, or what is lost, as in the table"));
   app.add_option("--rates", o.rates, "the machine as an earlier --json has it, in place of measuring it")
       ->type_name("JSON");
-  app.add_flag("--json", o.json, "print JSON");
+  app.add_flag("--json", o.json, "print one JSON object");
 }
 
-/// All choices with their cost by these rates, and their loss.
-std::vector<Choice> weighed(const Use& use, const gqa::CostRates& rates, const Quality& quality) {
-  try {
-    std::vector<Choice> choices = choices_of(use, rates);
-    set_losses(choices, use, quality);
-    return choices;
-  } catch (const std::length_error& error) {  // sizes whose product is no number are the arguments' fault
-    throw std::invalid_argument(error.what());
-  }
-}
-
-int run(int argc, const char* const* argv) {
-  Options o;
-  CLI::App app(
-      "Says what each number of KV heads costs in memory, time and quality, and which of them no other "
-      "beats.",
-      "choose_groups");
-  add_options(app, o);
-  if (!common::parse(app, argc, argv)) return 0;
+void run(Options& o) {
   if (o.value_dim) o.use.value_dim = *o.value_dim;
   Report report{.use = o.use};
   report.quality = o.quality.empty() ? stand_in() : read_quality(o.quality);
   // Sizes that cannot be are refused before a second goes by.
   gqa::CostRates any{.read = {{{1, 1}, {2, 1}, {3, 1}}}, .multiply = 1, .score = 1};
-  weighed(o.use, any, report.quality);
+  set_losses(report.choices = choices_of(o.use, any), o.use, report.quality);
   report.rates =
       o.rates.empty() ? measured_rates(o.use.dtype, o.threads) : read_rates(o.rates, o.use.dtype, o.threads);
-  report.choices = weighed(o.use, report.rates, report.quality);
+  report.choices = choices_of(o.use, report.rates);
+  set_losses(report.choices, o.use, report.quality);
   mark_front(report.choices, o.same_loss);
   Limits limits{.bytes = o.most_bytes, .loss = o.most_loss};
   if (o.most_decode_ms) limits.decode = *o.most_decode_ms * 1e-3;
   report.limited = limits.bytes || limits.decode || limits.loss;
   mark_fits(report.choices, limits);
   std::cout << (o.json ? json_of(report).dump(2) + "\n" : text_of(report));
-  return 0;
 }
 
 }  // namespace
 }  // namespace choose_groups
 
 int main(int argc, char** argv) {
-  return common::exit_code_of("choose_groups", [&] { return choose_groups::run(argc, argv); });
+  return common::exit_code_of("choose_groups", [&] {
+    choose_groups::Options options;
+    CLI::App app(
+        "Shows memory, time and loss of attention against its number of KV heads, and the Pareto set of a "
+        "model and a use on this machine.",
+        "choose_groups");
+    choose_groups::add_options(app, options);
+    if (!common::parse(app, argc, argv)) return 0;
+    try {
+      choose_groups::run(options);
+    } catch (const std::length_error& error) {  // sizes whose product overflows
+      throw std::invalid_argument(error.what());
+    }
+    return 0;
+  });
 }

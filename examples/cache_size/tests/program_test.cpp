@@ -128,6 +128,8 @@ TEST(CacheSizeProgram, MoreUsersAtOnceAreANumber) {
   const Outcome r = run("--model Llama-3.1-70B --memory 640GB --weights 141GB");
   EXPECT_TRUE(contains(r.out, "11.0x")) << r.out;
   EXPECT_TRUE(contains(r.out, "MLA, 576 elements")) << r.out;
+  EXPECT_FALSE(contains(r.out, "\nGQA, ")) << r.out;  // it is one
+  EXPECT_TRUE(contains(run("--model Llama-2-7B --memory 80GB").out, "\nGQA, 8 KV heads")) << r.out;
   EXPECT_TRUE(
       contains(run("--model DeepSeek-V3 --memory 80GB --weights 0 --context 4096").out, "GQA, 8 KV heads"));
 }
