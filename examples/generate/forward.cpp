@@ -77,8 +77,8 @@ void Forward::check(std::span<const TokenId> tokens) const {
   }
 }
 
-void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
-                  const Watch& watch) {
+template <class F>
+void Forward::run_layers(std::span<const TokenId> tokens, F&& attention) {
   check(tokens);
   resize(std::ssize(tokens));
   for (Index t = 0; t < num_tokens(); ++t)
@@ -87,9 +87,24 @@ void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positi
   if (sizes_.embedding_scale != 1) hidden_ *= sizes_.embedding_scale;
   for (Index i = 0; i < sizes_.num_layers; ++i) {
     const Layer& layer = model_.layers[static_cast<std::size_t>(i)];
-    attention(i, layer, positions, attend, watch);
+    rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
+    attention(i);
+    add_update(layer.attention_post_norm);
     feed_forward(layer);
   }
+}
+
+void Forward::run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
+                  const Watch& watch) {
+  run_layers(tokens, [&](Index i) { attention(i, positions, attend, watch); });
+}
+
+void Forward::run(std::span<const TokenId> tokens, const Substitute& attention) {
+  run_layers(tokens, [&](Index i) {
+    const auto start = Clock::now();
+    attention(i, normed_, update_);
+    attention_time_ += Clock::now() - start;
+  });
 }
 
 const Matrix& Forward::logits(std::span<const Index> tokens) {
@@ -123,9 +138,8 @@ void Forward::multiply(const Matrix& x, const gqa::Projection& layer, Matrix& y)
   gqa::linear(executor_, x, layer.weight, layer.bias, y, {.workspace = &memory_.workspace()});
 }
 
-void Forward::attention(Index index, const Layer& layer, std::span<const Index> positions,
-                        const Attend& attend, const Watch& watch) {
-  rms_norm(hidden_, layer.attention_norm, sizes_.rms_epsilon, normed_);
+void Forward::attention(Index index, std::span<const Index> positions, const Attend& attend,
+                        const Watch& watch) {
   if (watch) watch(index, normed_);
   attention_[static_cast<std::size_t>(index)].run(executor_, memory_, normed_, positions, update_,
                                                   [&](const auto& heads, const auto& out) {
@@ -133,7 +147,6 @@ void Forward::attention(Index index, const Layer& layer, std::span<const Index> 
                                                     attend(index, heads.q, heads.k, heads.v, out);
                                                     attention_time_ += Clock::now() - start;
                                                   });
-  add_update(layer.attention_post_norm);
 }
 
 /// What a part of a layer gives, on top of what was there.

@@ -25,6 +25,9 @@ using Attend = std::function<void(Index layer, const gqa::TensorView<const float
 /// norm.
 using Watch = std::function<void(Index layer, const Matrix& inputs)>;
 
+/// A layer's attention, projections and all, done by the caller: `outputs` of what the layer's norm gives.
+using Substitute = std::function<void(Index layer, const Matrix& inputs, Matrix& outputs)>;
+
 /// Heads, scale, norms and rotation of a layer's attention.
 gqa::AttentionLayerConfig attention_config(const Layer& layer, const Hyperparameters& sizes, Index index);
 
@@ -42,6 +45,8 @@ class Forward {
   /// Feeds tokens, each at its position.
   void run(std::span<const TokenId> tokens, std::span<const Index> positions, const Attend& attend,
            const Watch& watch = {});
+  /// With other attention than the model's own.
+  void run(std::span<const TokenId> tokens, const Substitute& attention);
 
   /// The scores of every token of the vocabulary as the next one after each of the given tokens of the last
   /// pass: a row each, valid until the next call.
@@ -56,10 +61,11 @@ class Forward {
  private:
   using Clock = std::chrono::steady_clock;
 
+  template <class F>
+  void run_layers(std::span<const TokenId> tokens, F&& attention);
   void resize(Index n);
   void multiply(const Matrix& x, const gqa::Projection& layer, Matrix& y);
-  void attention(Index index, const Layer& layer, std::span<const Index> positions, const Attend& attend,
-                 const Watch& watch);
+  void attention(Index index, std::span<const Index> positions, const Attend& attend, const Watch& watch);
   void feed_forward(const Layer& layer);
   void add_update(const Vector& post_norm);
 

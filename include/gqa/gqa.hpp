@@ -29,6 +29,7 @@
 #include "gqa/layer/linear.hpp"
 #include "gqa/layer/linear_backward.hpp"
 #include "gqa/layer/linformer.hpp"
+#include "gqa/layer/low_rank_attention.hpp"
 #include "gqa/mask.hpp"
 #include "gqa/plan/cache_plan.hpp"
 #include "gqa/plan/capacity.hpp"

@@ -86,8 +86,8 @@ namespace detail {
 template <class Real>
 void check_full_rank(const Calibration& calibration) {
   const Index width = calibration.width();
-  const auto values = Algebra<Real>::symmetric_eigen(calibration.moments()).values;
-  const double least = static_cast<double>(width) * std::numeric_limits<double>::epsilon() * values.front();
+  const auto values = Algebra<Real>::symmetric_eigenvalues(calibration.moments());
+  const double least = static_cast<double>(width) * std::numeric_limits<double>::epsilon() * values.back();
   const Index rank = std::count_if(values.begin(), values.end(), [&](double x) { return x > least; });
   GQA_CHECK(rank == width, std::invalid_argument,
             "activations: " << calibration.tokens() << " tokens have rank " << rank << ", expected " << width

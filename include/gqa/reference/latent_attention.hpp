@@ -26,6 +26,7 @@ struct LatentProblem {
   double epsilon = 1e-6;
   double scale = 1;
   double theta = 10000;  ///< neighbours (2i, 2i + 1) turn by position * theta^(-2i / rope_dim)
+  std::span<const double> frequencies = {};  ///< of each two neighbours, in place of theta's
   std::function<bool(Index q_head, Index q_pos, Index kv_pos)> visible = {};
 };
 
@@ -49,8 +50,11 @@ inline std::vector<double> latent_attention(const LatentProblem& in) {
   };
   const auto turn = [&](double* x, Index position) {
     for (Index i = 0; i < in.rope_dim; i += 2) {
-      const double angle = static_cast<double>(position) *
-                           std::pow(in.theta, -static_cast<double>(i) / static_cast<double>(in.rope_dim));
+      const double angle =
+          static_cast<double>(position) *
+          (in.frequencies.empty()
+               ? std::pow(in.theta, -static_cast<double>(i) / static_cast<double>(in.rope_dim))
+               : in.frequencies[static_cast<std::size_t>(i / 2)]);
       const double a = x[i], b = x[i + 1], cos = std::cos(angle), sin = std::sin(angle);
       x[i] = gqa::detail::rounded(a * cos) - gqa::detail::rounded(b * sin);
       x[i + 1] = gqa::detail::rounded(a * sin) + gqa::detail::rounded(b * cos);
