@@ -18,6 +18,17 @@ void on_threads(Eigen::ThreadPool* pool, F&& f) {
     f(*pool);
 }
 
+/// A case as the library's planners see it.
+inline gqa::CallShape call_shape(const Shape& s) {
+  return {.num_q_heads = s.H,
+          .num_kv_heads = s.G,
+          .head_dim = s.D,
+          .q_tokens = s.queries(),
+          .kv_tokens = s.tokens(),
+          .num_seqs = s.sequences(),
+          .window = s.window};
+}
+
 /// What cases of attention over Inputs have in common: all but how it is computed.
 template <class T>
 class AttentionSubject : public Subject {

@@ -18,6 +18,7 @@
 #include <system_error>
 
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
@@ -149,10 +150,6 @@ class Files final : public Subject {
         }));
       }
     }
-    const auto median = [](std::vector<double>& times) {
-      std::ranges::sort(times);
-      return times[times.size() / 2];
-    };
     const double time = median(ours), bytes = static_cast<double>(size_);
     if (operation_ == Operation::save)
       return {{"GB/s", bytes / time * 1e-9}, {"of_write_and_fsync", median(plain) / time}};

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What grouping costs: attention by maps of query heads to KV heads that are no runs of neighbours, beside
 // the usual one; and the time it takes to find groups of a layer's heads and to join them.
-#include <time.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -14,16 +12,10 @@
 #include "attention_subject.hpp"
 #include "caches.hpp"
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
-
-/// Of this thread: a turn in which the system gave the core to another would say nothing.
-double processor_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 
 enum class Map { strided, random, uneven };
 constexpr std::pair<const char*, Map> maps[] = {
@@ -94,8 +86,7 @@ class Mapped final : public AttentionSubject<T> {
                    second = time(turn % 2 == 0 ? mapped_ : usual_);
       ratios.push_back(turn % 2 == 0 ? second / first : first / second);
     }
-    std::ranges::sort(ratios);
-    return {{"of_contiguous", ratios[ratios.size() / 2]}};
+    return {{"of_contiguous", median(ratios)}};
   }
 
  private:
@@ -200,8 +191,7 @@ class Conversion final : public Subject {
       f();
       times.push_back(1e3 * (processor_seconds() - start));
     }
-    std::ranges::sort(times);
-    return times[1];
+    return median(times);
   }
 
   gqa::convert::Weights weights_;

@@ -2,6 +2,7 @@
 // gqa_bench: measures the machine, then each case against it. benchmarks/README.md says how to read the
 // report.
 #include <benchmark/benchmark.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -94,25 +95,69 @@ std::string value_of(int argc, char** argv, const std::string& flag) {
   return {};
 }
 
+constexpr const char* help =
+    R"(Measures this machine, checks each case against the oracle, times it and says how near the limit it comes.
+Usage: gqa_bench [OPTIONS]
+
+Options:
+  -h,--help                   print this help
+  --version                   print the version
+  --list                      print the rows there are, with what memory each takes
+  --no_machine                do not measure the machine: times alone
+  --serve                     time rows named on standard input, for benchmarks/peers
+  --benchmark_filter=REGEX    rows to time
+  --benchmark_format=FORMAT   console or json
+  --benchmark_out=FILE        write the results to a file, too
+  --benchmark_repetitions=N   of each row
+  --benchmark_min_time=S      seconds of each repetition
+  --benchmark_color=WHEN      auto (on a terminal), true or false
+Other flags of Google Benchmark work, too.
+)";
+
+/// Whether the table is coloured: on a terminal, unless a flag says otherwise.
+bool coloured(const std::string& when) {
+  if (when.empty() || when == "auto") return ::isatty(STDOUT_FILENO) == 1;
+  return when == "true" || when == "yes" || when == "on" || when == "1";
+}
+
+std::string version_text() {
+  return std::to_string(gqa::version.major) + "." + std::to_string(gqa::version.minor) + "." +
+         std::to_string(gqa::version.patch);
+}
+
 int run(int argc, char** argv) {
+  if (take_flag(argc, argv, "--help") || take_flag(argc, argv, "-h")) {
+    std::cout << help;
+    return 0;
+  }
+  if (take_flag(argc, argv, "--version")) {
+    std::cout << "gqa_bench gqa " << version_text() << "\n";
+    return 0;
+  }
   if (take_flag(argc, argv, "--serve")) return serve(std::cin, std::cout);
   const bool unmeasured = take_flag(argc, argv, "--no_machine");
-  if (take_flag(argc, argv, "--list")) {
+  const bool list = take_flag(argc, argv, "--list");
+  const bool json = value_of(argc, argv, "--benchmark_format") == "json";
+  const bool file = !value_of(argc, argv, "--benchmark_out").empty();
+  const bool colours = coloured(value_of(argc, argv, "--benchmark_color"));
+  benchmark::Initialize(&argc, argv);
+  if (argc > 1) {
+    std::cerr << "gqa_bench: " << argv[1] << " is no option of this program\n";
+    return 2;
+  }
+  if (list) {
     for (const Row& row : all_rows(Machine::unmeasured()))
       std::cout << row.name << '\t' << row.memory_key << '\t' << row.memory / 1048576 << '\n';
     return 0;
   }
-  const bool json = value_of(argc, argv, "--benchmark_format") == "json";
-  const bool file = !value_of(argc, argv, "--benchmark_out").empty();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
 
   Machine machine = unmeasured ? Machine::unmeasured() : Machine::measure();
   machine.describe();
-  benchmark::AddCustomContext("gqa/version", std::to_string(gqa::version.major) + "." +
-                                                 std::to_string(gqa::version.minor) + "." +
-                                                 std::to_string(gqa::version.patch));
+  benchmark::AddCustomContext("gqa/version", version_text());
   benchmark::AddCustomContext("gqa/isa", gqa::name(gqa::isa()));
+#ifdef BENCH_FOR_CHECKS
+  benchmark::AddCustomContext("gqa/build", "beside tests, at -O1: for checks, not for figures");
+#endif
   Store store(machine);
   const std::vector<Row> rows = all_rows(machine);
   for (const Row& row : rows) {
@@ -121,7 +166,8 @@ int run(int argc, char** argv) {
         ->UseRealTime()
         ->Unit(benchmark::kMillisecond);
   }
-  PlainNames<benchmark::ConsoleReporter> console;
+  PlainNames<benchmark::ConsoleReporter> console(colours ? benchmark::ConsoleReporter::OO_ColorTabular
+                                                         : benchmark::ConsoleReporter::OO_Tabular);
   PlainNames<benchmark::JSONReporter> to_display, to_file;
   benchmark::BenchmarkReporter* display = &console;
   if (json) display = &to_display;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoding over each member of the cache's family, beside contiguous caches with the same tokens and masks.
-#include <time.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -12,7 +10,9 @@
 #include <random>
 
 #include "caches.hpp"
+#include "peak.hpp"
 #include "rows.hpp"
+#include "timing.hpp"
 #include "verify.hpp"
 
 namespace bench {
@@ -32,13 +32,6 @@ Index window_of(Member member, const Shape& s, Index layer) {
   return member == Member::hybrid && layer % 6 == 5 ? 0 : s.window;
 }
 
-/// Of this thread: a turn is short, and one in which the system gave the core to another would say nothing.
-double processor_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
 /// One cache with the case's tokens.
 template <class T>
 struct Way {
@@ -47,6 +40,35 @@ struct Way {
   std::function<void(Index layer, Tensor<T>& out)> attend;
   Index next = 0;
 };
+
+/// What pages cost without any arithmetic: the time it takes to read runs of `run_bytes` from memory in no
+/// order, the next one's first lines asked for, over that of reading as many in order; the fastest of the
+/// ways to read there are for each, the median of turns.
+double read_in_runs(std::size_t run_bytes) {
+  constexpr std::size_t bytes = std::size_t{1} << 28, head = 8192;
+  const auto memory = gqa::allocate_aligned<std::byte>(bytes);
+  std::memset(memory.get(), 1, bytes);
+  std::vector<std::size_t> in_order(bytes / run_bytes);
+  std::iota(in_order.begin(), in_order.end(), std::size_t{0});
+  std::vector<std::size_t> shuffled = in_order;
+  std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(1));
+  const auto seconds = [&](const std::vector<std::size_t>& order) {
+    double best = 1e9;
+    for (const ReadPattern& pattern : read_patterns()) {
+      const double start = processor_seconds();
+      for (std::size_t i = 0; i < order.size(); ++i) {
+        const std::byte* const next = memory.get() + order[(i + 1) % order.size()] * run_bytes;
+        for (std::size_t at = 0; at < std::min(head, run_bytes); at += 64) __builtin_prefetch(next + at);
+        pattern.run({memory.get() + order[i] * run_bytes, run_bytes});
+      }
+      best = std::min(best, processor_seconds() - start);
+    }
+    return best;
+  };
+  std::vector<double> ratios;
+  for (int turn = 0; turn < 5; ++turn) ratios.push_back(seconds(shuffled) / seconds(in_order));
+  return median(ratios);
+}
 
 /// The contiguous cache, the member, and variants of it, in this order.
 template <class T>
@@ -116,9 +138,10 @@ class MemberDecode final : public Subject {
     std::map<std::string, double> counters{{"allocated_bytes", ways_[1].allocated},
                                            {"contiguous_bytes", ways_[0].allocated}};
     for (std::size_t i = 1; i < ways_.size(); ++i) {
-      std::ranges::sort(ratios[i]);
-      counters[ways_[i].counter] = ratios[i][ratios[i].size() / 2];
+      counters[ways_[i].counter] = median(ratios[i]);
     }
+    if (member_ == Member::paged && from_memory(shape_))
+      counters["read_alone"] = read_in_runs(static_cast<std::size_t>(gqa::tile_keys * shape_.D) * sizeof(T));
     return counters;
   }
 

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
@@ -51,10 +52,6 @@ double seconds_of(F&& f) {
   const auto start = std::chrono::steady_clock::now();
   f();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-double median(std::vector<double> times) {
-  std::ranges::sort(times);
-  return times[times.size() / 2];
 }
 
 /// One token for all layers.

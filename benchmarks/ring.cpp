@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "rows.hpp"
+#include "timing.hpp"
 #include "verify.hpp"
 
 namespace bench {
@@ -62,10 +63,6 @@ class MillionTokens final : public Subject {
       append_first.push_back(ns_a_run(64, [&] { append(first_); }));
       append_last.push_back(ns_a_run(64, [&] { append(last_); }));
     }
-    const auto median = [](std::vector<double>& times) {
-      std::ranges::sort(times);
-      return times[times.size() / 2];
-    };
     return {{"first", median(first)},
             {"last", median(last)},
             {"append_first", median(append_first)},

@@ -126,6 +126,8 @@ std::vector<Row> all_rows(const Machine& machine) {
   std::ranges::move(linear_rows(machine), std::back_inserter(rows));
   std::ranges::move(latent_rows(), std::back_inserter(rows));
   std::ranges::move(sparse_rows(), std::back_inserter(rows));
+  std::ranges::move(cost_rows(machine), std::back_inserter(rows));
+  std::ranges::move(tune_rows(machine), std::back_inserter(rows));
   return rows;
 }
 

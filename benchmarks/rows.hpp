@@ -55,5 +55,7 @@ std::vector<Row> ring_rows();
 std::vector<Row> linear_rows(const Machine& machine);
 std::vector<Row> latent_rows();
 std::vector<Row> sparse_rows();
+std::vector<Row> cost_rows(const Machine& machine);
+std::vector<Row> tune_rows(const Machine& machine);
 
 }  // namespace bench

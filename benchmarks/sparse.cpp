@@ -2,12 +2,12 @@
 // Decoding that reads a share of the pages, chosen by their bounds, beside decoding that reads all.
 #include <algorithm>
 #include <cmath>
-#include <ctime>
 #include <gqa/kv/cache.hpp>
 #include <gqa/reference/attention.hpp>
 #include <gqa/sparse_attention.hpp>
 
 #include "rows.hpp"
+#include "timing.hpp"
 
 namespace bench {
 namespace {
@@ -18,13 +18,6 @@ struct SparseShape {
   Dtype dtype;
   Index ctx, share;  // one in `share` of the pages is read
 };
-
-/// Of this thread: a turn is short.
-double processor_seconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 
 template <class T>
 class SparseDecode final : public Subject {
@@ -88,10 +81,6 @@ class SparseDecode final : public Subject {
       });
       time(some, [&] { run(nullptr); });
     }
-    const auto median = [](std::vector<double>& x) {
-      std::nth_element(x.begin(), x.begin() + x.size() / 2, x.end());
-      return x[x.size() / 2];
-    };
     return {{"of_full", median(some) / median(all)},
             {"pages_read", pages_},
             {"unread_mass_at_most", unread_},

@@ -107,6 +107,7 @@ def summarise(s):
     masks_and_scores(s)
     batches(s)
     caches(s)
+    plans(s)
     decode, prefill = (lambda d: row("decode", d, "ctx:8192")), (lambda d: row("prefill", d, "S:2048"))
     for name, target, peer in ((decode("f32"), 3, "torch by hand"), (decode("f32"), 3, "onnxruntime gqa"), (decode("f32"), 8, "torch sdpa"),
                                (decode("bf16"), 40, "torch sdpa"), (decode("f16"), 8, "onnxruntime gqa"),
@@ -158,6 +159,19 @@ def caches(s):
             if ratios:
                 s.add(f"decode over {what}, {where}, time over contiguous: f32, f16, bf16", "<= 1.05", ", ".join(f"{r:.2f}" for r in ratios),
                       max(ratios) <= 1.05)
+
+
+def plans(s):
+    """What the planners say, against what is."""
+    for threads in (1, 2):
+        of = [r["of_measured"] for n, r in s.rows.items() if n.startswith("cost/") and n.endswith(f"threads:{threads}") and "of_measured" in r]
+        if of:
+            near = sum(abs(x - 1) <= 0.15 for x in of)
+            s.add(f"predicted time of {len(of)} held cases, {threads} thread(s), within 15 %", "all", f"{near} ({min(of):.2f} to {max(of):.2f})",
+                  near == len(of))
+    of = [r["of_default"] for n, r in s.rows.items() if n.startswith("tune/") and "of_default" in r]
+    if of:
+        s.add("time as tuned over the default's", "<= 1.05", f"{min(of):.2f} to {max(of):.2f}", max(of) <= 1.05)
 
 
 def main():

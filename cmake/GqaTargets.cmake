@@ -1,9 +1,15 @@
 # gqa_test, gqa_example and gqa_benchmark: one line a program.
 
+# Whether the build's own flags bring a sanitizer.
+set(gqa_sanitized FALSE)
+if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
+  set(gqa_sanitized TRUE)
+endif()
+
 # The flags our own programs are held to; users of gqa::gqa never see them.
 add_library(gqa_warnings INTERFACE)
 target_compile_options(gqa_warnings INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND gqa_sanitized)
   # Instrumented loops look as if they left arrays unset; and ThreadSanitizer does not know the fences in Eigen's pool.
   target_compile_options(gqa_warnings INTERFACE -Wno-maybe-uninitialized -Wno-tsan)
 endif()
@@ -14,9 +20,7 @@ target_compile_options(gqa_compiled PRIVATE "$<TARGET_PROPERTY:gqa_warnings,INTE
 # for long themselves, most of them in the oracle, are worth it there too.
 add_library(gqa_test_flags INTERFACE)
 set(gqa_optimised_tests "^$")
-set(gqa_sanitized FALSE)
-if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_RELEASE}" MATCHES "-fsanitize=")
-  set(gqa_sanitized TRUE)
+if(gqa_sanitized)
   target_compile_options(gqa_test_flags INTERFACE -O0)
   set(gqa_optimised_tests
       "^simd_exp2_test$|^mask_compose_test$|^attention_(oracle|scores|masks|cascade)_test$|_model_test$")

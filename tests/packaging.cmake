@@ -8,17 +8,27 @@ set(compile_flags -std=c++20 "-I${PROJECT_SOURCE_DIR}/include"
 # Each header compiles on its own, twice over. Building is the test. As beside the compiled library, where a header
 # brings least along; what that leaves out, the kernels' text and the workers, are headers of this list themselves.
 set(header_sources "")
+set(eigen_header_sources "") # these include Eigen/Core, which is compiled for all of them once
 foreach(header IN LISTS gqa_headers)
   if(header MATCHES "\\.hpp$" AND (TARGET gqa::files OR NOT header MATCHES "/kv/(file|mapped_prefix)[^/]*$"))
     cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${PROJECT_SOURCE_DIR}/include")
     string(REGEX REPLACE "[/.]" "_" source "${header}")
     file(CONFIGURE OUTPUT "header_alone/${source}.cpp" CONTENT "#include <${header}>\n#include <${header}>\n")
-    list(APPEND header_sources "${CMAKE_CURRENT_BINARY_DIR}/header_alone/${source}.cpp")
+    set(list header_sources)
+    if(header MATCHES "/(convert|inspect|kernel|kv|layer|plan)/"
+       AND NOT header MATCHES "/(group_mask|query_clusters|file_checksum|file_io|prefix_index|state_owner)\\.hpp$")
+      set(list eigen_header_sources)
+    endif()
+    list(APPEND ${list} "${CMAKE_CURRENT_BINARY_DIR}/header_alone/${source}.cpp")
   endif()
 endforeach()
 add_library(gqa_headers_alone OBJECT ${header_sources})
-target_link_libraries(gqa_headers_alone PRIVATE gqa::compiled gqa_warnings $<TARGET_NAME_IF_EXISTS:gqa::files>)
-target_compile_options(gqa_headers_alone PRIVATE -O0)
+add_library(gqa_headers_on_eigen OBJECT ${eigen_header_sources})
+target_precompile_headers(gqa_headers_on_eigen PRIVATE <Eigen/Core>)
+foreach(target gqa_headers_alone gqa_headers_on_eigen)
+  target_link_libraries(${target} PRIVATE gqa::compiled gqa_warnings $<TARGET_NAME_IF_EXISTS:gqa::files>)
+  target_compile_options(${target} PRIVATE -O0)
+endforeach()
 
 add_test(NAME layers/include_gqa COMMAND ${python} layers/check_layers.py "${PROJECT_SOURCE_DIR}/include"
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
@@ -26,11 +36,23 @@ add_test(NAME layers/planted_violations COMMAND ${python} layers/check_layers_te
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 
 file(GLOB compile_cases CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/compile" "compile/*.cpp")
-# As beside the compiled library: kernels and workers, which see no argument of a call, would only take time.
+# As beside the compiled library: kernels and workers, which see no argument of a call, would only take time. Most cases
+# begin with gqa.hpp, which GCC takes precompiled where it finds it so.
+set(case_flags ${compile_flags} -DGQA_COMPILED)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(precompiled "${CMAKE_CURRENT_BINARY_DIR}/precompiled/gqa/gqa.hpp.gch")
+  file(MAKE_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/precompiled/gqa")
+  add_custom_command(OUTPUT "${precompiled}"
+                     COMMAND "${CMAKE_CXX_COMPILER}" ${case_flags} -x c++-header -w
+                             "${PROJECT_SOURCE_DIR}/include/gqa/gqa.hpp" -o "${precompiled}"
+                     DEPENDS ${gqa_headers} COMMAND_EXPAND_LISTS VERBATIM)
+  add_custom_target(gqa_precompiled ALL DEPENDS "${precompiled}")
+  list(PREPEND case_flags "-I${CMAKE_CURRENT_BINARY_DIR}/precompiled")
+endif()
 foreach(case IN LISTS compile_cases)
   cmake_path(GET case STEM name)
   add_test(NAME compile/${name} COMMAND ${python} compile/check_case.py compile/${case} "${CMAKE_CXX_COMPILER}"
-           ${compile_flags} -DGQA_COMPILED WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+           ${case_flags} WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 endforeach()
 
 foreach(consumer find_package add_subdirectory fetch_content)

@@ -4,4 +4,6 @@
 namespace gqa::simd {
 template const RowKernels<float>& row_kernels<float>(Isa);
 template const RowKernels<double>& row_kernels<double>(Isa);
+template const GradientKernels<float>& gradient_kernels<float>(Isa);
+template const GradientKernels<double>& gradient_kernels<double>(Isa);
 }  // namespace gqa::simd

@@ -44,7 +44,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   app.add_option("--show", options.show, "texts to print, the best first")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   settings.max_tokens = options.common.max_tokens;
   GQA_CHECK(!std::isnan(settings.length_penalty), std::invalid_argument, "--length-penalty is nan");
   GQA_CHECK(options.show <= settings.beams, std::invalid_argument,
@@ -113,7 +113,7 @@ int run(const Options& options, const generate::ModelFile& file) {
   const auto prompt =
       file.tokenizer.encode(options.common.chat ? generate::ChatTemplate(file.gguf).render(text) : text);
   generate::check_prompt(prompt, context);
-  generate::ProgressLine line;
+  common::ProgressLine line;
   generate::LoadedModel loaded(file, options.common.num_threads, options.common.weight_type(),
                                [&](double done) { line.show("loading weights", done); });
   line.clear();
@@ -139,7 +139,7 @@ int run(const Options& options, const generate::ModelFile& file) {
 
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  return generate::exit_code_of("beam", [&](std::string& model) {
+  return common::exit_code_of("beam", [&](std::string& model) {
     const auto options = beam::parse_options(argc, argv);
     if (!options) return 0;
     model = options->common.model.string();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cache_size.hpp"
+#include "weights.hpp"
 
 namespace cache_size {
 
@@ -21,6 +22,8 @@ struct Case {
   Shape shape;
   Index context;
   std::string dtype;
+  Weights weights = {};
+  std::vector<std::string> notes = {};  ///< what a reader of the figures should know
 
   Index token(const Shape& s) const { return bytes_per_token(s, bits_of(dtype)); }
   Index sequence(const Shape& s) const { return bytes_per_sequence(s, bits_of(dtype), context); }
@@ -68,21 +71,30 @@ inline std::string text_of(const Case& c) {
   text << c.name << ": " << grouped(s.layers) << " layers, " << grouped(s.q_heads)
        << " query heads, head_dim " << grouped(s.head_dim);
   if (s.value_dim != s.head_dim) text << ", value_dim " << grouped(s.value_dim);
+  if (s.layers_differ())
+    text << " (local layers: " << kv_heads_text(s.kv_heads_of_local()) << " of "
+         << grouped(s.local_head_dim > 0 ? s.local_head_dim : s.head_dim) << ")";
   text << "; " << grouped(c.context) << " tokens in " << c.dtype << "\n";
   if (!c.source.empty()) text << "source: " << c.source << "\n";
+  if (c.weights.parameters) {
+    text << "weights: " << grouped(*c.weights.parameters) << " parameters";
+    if (c.weights.bytes) text << " in " << scaled(*c.weights.bytes);
+    text << ", " << c.weights.how << "\n";
+  }
   text << "\n" << std::string(30, ' ') << " bytes a token      bytes a sequence   GB = 10^9 B   below MHA\n";
   text << row_text(c, "MHA, " + kv_heads_text(s.q_heads), c.mha());
   if (s.latent_dim > 0) {
     if (s.q_heads % 8 == 0) text << row_text(c, "GQA, " + kv_heads_text(8), with_kv_heads(s, 8));
     text << row_text(c, "this: MLA, " + grouped(s.latent_dim) + " elements", s);
   } else {
-    if (s.local_layers > 0) text << row_text(c, "without the window", with_kv_heads(s, s.kv_heads));
+    if (s.local_layers > 0) text << row_text(c, "without the window", without_window(s));
     text << row_text(c, std::string("this: ") + kind(s) + ", " + kv_heads_text(s.kv_heads), s);
   }
   text << row_text(c, "MQA, " + kv_heads_text(1), c.mqa());
   if (s.local_layers > 0)
     text << "\nHere " << grouped(s.local_layers) << " of " << grouped(s.layers) << " layers keep the last "
          << grouped(s.window) << " tokens only; in the other rows every layer keeps all.\n";
+  for (const std::string& note : c.notes) text << "\n" << note << "\n";
   const Index saved = c.sequence(c.mha()) - c.sequence(s);
   text << "\nsaved against MHA: " << (saved < 0 ? "-" : "") << scaled(saved < 0 ? -saved : saved)
        << " a sequence\n";
@@ -136,7 +148,14 @@ inline nlohmann::ordered_json json_of(const Case& c) {
                                    {"mha", sizes(c.mha())},
                                    {"mqa", sizes(c.mqa())},
                                    {"ratio", c.ratio(s)}};
+  if (s.layers_differ()) {
+    object["local_kv_heads"] = s.kv_heads_of_local();
+    object["local_head_dim"] = s.local_head_dim > 0 ? s.local_head_dim : s.head_dim;
+  }
+  if (c.weights.parameters) object["parameters"] = *c.weights.parameters;
+  if (c.weights.bytes) object["weight_bytes"] = *c.weights.bytes;
   if (!c.source.empty()) object["source"] = c.source;
+  if (!c.notes.empty()) object["notes"] = c.notes;
   return object;
 }
 

@@ -10,7 +10,7 @@
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments or a file are wrong; 1: anything else.
 int main(int argc, char** argv) {
   ::signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of the write, not the end
-  return generate::exit_code_of("convert", [&](std::string& model) {
+  return common::exit_code_of("convert", [&](std::string& model) {
     const auto options = convert::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

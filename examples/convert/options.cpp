@@ -136,7 +136,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_flag("--json", options.json, "print one JSON object");
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
 
   GQA_CHECK(!kv_heads->empty() || !map->empty() || !budget->empty(), std::invalid_argument,
             "--kv-heads, --map or --budget is required");

@@ -100,7 +100,7 @@ class Loaded {
   }
 
  private:
-  generate::ProgressLine line_;
+  common::ProgressLine line_;
   gqa::PoolExecutor executor_;
   generate::Model model_;
   Index context_;
@@ -111,7 +111,7 @@ void for_layers(
     const char* what, const ModelFile& file, gqa::PoolExecutor executor,
     const std::vector<gqa::convert::Calibration>& calibration,
     const std::function<void(Index, const gqa::convert::Weights&, const gqa::convert::Calibration*)>& f) {
-  generate::ProgressLine line;
+  common::ProgressLine line;
   std::mutex mutex;
   Index done = 0;
   const Index num_layers = file.sizes.num_layers;
@@ -230,7 +230,7 @@ int convert_file(const Options& options) {
   output.integers.insert(output.integers.begin(),
                          {"llama.attention.head_count_kv", static_cast<std::uint32_t>(report.num_kv_heads)});
   report.bytes_before = std::ssize(file.bytes.bytes());
-  generate::ProgressLine line;
+  common::ProgressLine line;
   report.bytes_after = write_model(output, target, [&](double done) {
     stop_if_interrupted();
     line.show("writing", done);

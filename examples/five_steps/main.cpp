@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
+#include <vector>
 
 #include "command_line.hpp"
 #include "failure.hpp"
@@ -33,36 +35,41 @@ struct Options {
   std::string prompt;
   Index layer = 0;
   Index window = 16;
+  bool json = false;
 };
 
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   Options options;
   CLI::App app("Combines local and group-wise attention in one layer of a model, step by step.",
                "five_steps");
-  auto* model = app.add_option("--model", options.model, "GGUF file; none: random queries, keys and values");
+  auto* model =
+      app.add_option("--model", options.model, "model to load; none: random queries, keys and values")
+          ->type_name("GGUF");
   auto* prompt =
       app.add_option("--prompt", options.prompt, "the text to attend over; - reads standard input");
   auto* layer = app.add_option("--layer", options.layer, "layer of the model, from 0")->capture_default_str();
   app.add_option("--window", options.window, "keys that are local, the query's own included")
       ->check(CLI::Range(Index{1}, gqa::max_position))
       ->capture_default_str();
+  app.add_flag("--json", options.json, "print one JSON object");
   model->needs(prompt);
   prompt->needs(model);
   layer->needs(model);
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   return options;
 }
 
-/// The five steps over a layer's inputs, each said as it is done; `attention_of_layer` holds what the layer
-/// computed in one go, and then what the steps gave.
-void five_steps(const Inputs& in, Index window, std::span<float> attention_of_layer) {
+/// What the first four steps found.
+struct Findings {
+  gqa::HeadGrouping groups;
+  double local_scores, local_weight;  ///< shares of those of all keys
+  double difference;                  ///< the largest, to one softmax over all keys
+};
+
+/// The five steps over a layer's inputs; `attention_of_layer` holds what the layer computed in one go, and
+/// then what the steps gave.
+Findings five_steps(const Inputs& in, Index window, std::span<float> attention_of_layer) {
   const gqa::HeadGrouping groups = define_groups(in);
-  std::printf("1 groups    %td query heads read %td KV heads:", groups.num_q_heads(), groups.num_kv_heads());
-  for (Index g = 0; g < groups.num_kv_heads(); ++g) {
-    for (Index h = 0, first = 1; h < groups.num_q_heads(); ++h)
-      if (groups.kv_head(h) == g) std::printf("%s%td", std::exchange(first, 0) ? " {" : " ", h);
-    std::printf("}");
-  }
   const Attended global = attend_globally(in, groups, window);
   const Attended local = attend_locally(in, groups, window);
   const Attended combined = combine(global, local);
@@ -73,13 +80,8 @@ void five_steps(const Inputs& in, Index window, std::span<float> attention_of_la
   local_weight /= static_cast<double>(in.rows());
   const double n = static_cast<double>(in.q.tokens), w = std::min(n, static_cast<double>(window));
   const double pairs = n * (n + 1) / 2, local_pairs = w * (w + 1) / 2 + (n - w) * w;
-  std::printf("\n2 global    keys before the window of %td: %.1f %% of the scores, %.1f %% of the weight\n",
-              window, 100 * (1 - local_pairs / pairs), 100 * (1 - local_weight));
-  std::printf("3 local     keys in the window: %.1f %% of the scores, %.1f %% of the weight\n",
-              100 * local_pairs / pairs, 100 * local_weight);
 
   const double difference = max_difference(combined.out, attention_of_layer);
-  std::printf("4 combined  largest difference to one softmax over all keys: %.1e\n", difference);
   // Both are averages of values after a handful of roundings; 64 leave room for the exponentials' arguments.
   float largest = 0;
   for (Index t = 0; t < in.v.tokens; ++t)
@@ -88,9 +90,40 @@ void five_steps(const Inputs& in, Index window, std::span<float> attention_of_la
   GQA_CHECK(difference <= 64 * 0x1p-24 * static_cast<double>(largest), std::logic_error,
             "the steps do not give what one softmax does");
   apply_to_layer(combined, attention_of_layer);
+  return {groups, local_pairs / pairs, local_weight, difference};
 }
 
-void run_random(Index window) {
+/// The query heads of each KV head.
+std::vector<std::vector<Index>> members(const gqa::HeadGrouping& groups) {
+  std::vector<std::vector<Index>> heads(static_cast<std::size_t>(groups.num_kv_heads()));
+  for (Index h = 0; h < groups.num_q_heads(); ++h)
+    heads[static_cast<std::size_t>(groups.kv_head(h))].push_back(h);
+  return heads;
+}
+
+void print_text(const Findings& found, Index window) {
+  std::printf("1 groups    %td query heads read %td KV heads:", found.groups.num_q_heads(),
+              found.groups.num_kv_heads());
+  for (const auto& heads : members(found.groups)) {
+    for (std::size_t i = 0; i < heads.size(); ++i) std::printf("%s%td", i == 0 ? " {" : " ", heads[i]);
+    std::printf("}");
+  }
+  std::printf("\n2 global    keys before the window of %td: %.1f %% of the scores, %.1f %% of the weight\n",
+              window, 100 * (1 - found.local_scores), 100 * (1 - found.local_weight));
+  std::printf("3 local     keys in the window: %.1f %% of the scores, %.1f %% of the weight\n",
+              100 * found.local_scores, 100 * found.local_weight);
+  std::printf("4 combined  largest difference to one softmax over all keys: %.1e\n", found.difference);
+}
+
+nlohmann::ordered_json json_of(const Findings& found, Index window) {
+  return {{"groups", members(found.groups)},
+          {"window", window},
+          {"local_scores", found.local_scores},
+          {"local_weight", found.local_weight},
+          {"largest_difference", found.difference}};
+}
+
+void run_random(const Options& options) {
   const Index tokens = 300, q_heads = 8, kv_heads = 2, dim = 64;
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -103,9 +136,16 @@ void run_random(Index window) {
              v = values(tokens * kv_heads * dim);
   const Inputs in{
       {q.data(), tokens, q_heads, dim}, {k.data(), tokens, kv_heads, dim}, {v.data(), tokens, kv_heads, dim}};
-  std::printf("random queries, keys and values, %td tokens\n", tokens);
   Attended layer = one_shot(in);
-  five_steps(in, window, layer.out);
+  const Findings found = five_steps(in, options.window, layer.out);
+  if (options.json) {
+    nlohmann::ordered_json object{{"model", nullptr}, {"tokens", tokens}};
+    object.update(json_of(found, options.window));
+    std::cout << object.dump() << "\n";
+    return;
+  }
+  std::printf("random queries, keys and values, %td tokens\n", tokens);
+  print_text(found, options.window);
   std::printf("5 applied   to %td x %td outputs; give --model to see it in one\n", tokens, q_heads * dim);
 }
 
@@ -125,8 +165,6 @@ void run_model(const Options& options) {
   Eigen::ThreadPool pool(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   const gqa::PoolExecutor executor(pool);
   const generate::Model model(file, executor);
-  std::printf("%s, layer %td of %td, %td tokens\n", sizes.name.c_str(), options.layer, sizes.num_layers,
-              std::ssize(tokens));
 
   const auto scores_of = [&](const generate::AttentionHook& hook) {
     const auto session = generate::make_session(model, generate::CacheType::f32, executor, hook);
@@ -135,17 +173,30 @@ void run_model(const Options& options) {
     return std::vector<float>(logits.begin(), logits.end());
   };
   const auto in_one_go = scores_of({});
+  std::optional<Findings> found;
   const auto in_steps =
       scores_of([&](Index layer, const auto& q, const auto& k, const auto& v, const auto& out) {
         if (layer != options.layer) return;
-        five_steps({q, k, v}, options.window,
-                   {out.data, static_cast<std::size_t>(out.tokens * out.heads * out.dim)});
+        found = five_steps({q, k, v}, options.window,
+                           {out.data, static_cast<std::size_t>(out.tokens * out.heads * out.dim)});
       });
   const auto likeliest = [](const std::vector<float>& x) { return std::ranges::max_element(x) - x.begin(); };
   const auto token = static_cast<generate::TokenId>(likeliest(in_steps));
   GQA_CHECK(token == likeliest(in_one_go), std::logic_error, "the next token is another");
+  const std::string spelled = generate::valid_utf8(tokenizer.bytes(token));
+  if (options.json) {
+    nlohmann::ordered_json object{{"model", sizes.name}, {"layer", options.layer}, {"tokens", tokens.size()}};
+    object.update(json_of(*found, options.window));
+    object.update(
+        {{"next_token", spelled}, {"largest_difference_of_scores", max_difference(in_steps, in_one_go)}});
+    std::cout << object.dump() << "\n";
+    return;
+  }
+  std::printf("%s, layer %td of %td, %td tokens\n", sizes.name.c_str(), options.layer, sizes.num_layers,
+              std::ssize(tokens));
+  print_text(*found, options.window);
   std::printf("5 applied   the next token is \"%s\" both ways; largest difference of its scores: %.1e\n",
-              generate::valid_utf8(tokenizer.bytes(token)).c_str(), max_difference(in_steps, in_one_go));
+              spelled.c_str(), max_difference(in_steps, in_one_go));
 }
 
 }  // namespace
@@ -153,24 +204,15 @@ void run_model(const Options& options) {
 
 /// 0: done; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  std::string model;
-  try {
+  return common::exit_code_of("five_steps", [&](std::string& model) {
     const auto options = five_steps::parse_options(argc, argv);
     if (!options) return 0;
-    model = options->model.string() + ": ";
+    model = options->model.string();
     if (options->model.empty())
-      five_steps::run_random(options->window);
+      five_steps::run_random(*options);
     else
       five_steps::run_model(*options);
-    if (std::fflush(stdout) != 0) return generate::fail("five_steps", 1, "cannot write to standard output");
+    GQA_CHECK(std::fflush(stdout) == 0, std::runtime_error, "cannot write to standard output");
     return 0;
-  } catch (const gqa::format_error& error) {
-    return generate::fail("five_steps", 2, model + error.what());
-  } catch (const std::invalid_argument& error) {
-    return generate::fail("five_steps", 2, error.what());
-  } catch (const std::system_error& error) {
-    return generate::fail("five_steps", 2, error.what());
-  } catch (const std::exception& error) {
-    return generate::fail("five_steps", 1, error.what());
-  }
+  });
 }

@@ -59,12 +59,12 @@ ChatTotals chat(const Options& options, Session& session, const Tokenizer& token
     try {
       tokens = tokens_of(conversation, *message, session.size(), sizes.context_length);
     } catch (const std::invalid_argument& error) {
-      fail("generate", 2, error.what());
+      common::fail("generate", 2, error.what());
       totals.refused = true;
       continue;
     }
 
-    ProgressLine line;
+    common::ProgressLine line;
     const auto stream = [&](std::string_view text) {
       line.clear();
       if (!options.json) std::cout << text << std::flush;
@@ -88,9 +88,9 @@ ChatTotals chat(const Options& options, Session& session, const Tokenizer& token
                        .dump();
     std::cout << std::endl;
     if (answer.stop == "context")
-      fail("generate", 0,
-           "the context of " + std::to_string(sizes.context_length) +
-               " tokens is full; /reset forgets the conversation");
+      common::fail("generate", 0,
+                   "the context of " + std::to_string(sizes.context_length) +
+                       " tokens is full; /reset forgets the conversation");
     if (!std::cout || answer.stop == "interrupt") break;
   }
   if (options.save) save_all(session, conversation.unfed(), sizes.context_length, *options.save, label);

@@ -174,7 +174,7 @@ GgufValue read_value(Cursor& in, std::string_view key) {
 }
 
 /// A tensor's entry in the header, and where its data begins relative to the data section.
-std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in) {
+std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in, Gguf::Types types) {
   GgufTensor tensor;
   tensor.name = in.string("a tensor's name");
   const auto num_dims = in.number<std::uint32_t>(tensor.name);
@@ -188,7 +188,9 @@ std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in) {
     tensor.sizes[i] = static_cast<Index>(size);
   }
   const auto type = in.number<std::uint32_t>(tensor.name);
-  GQA_CHECK(block_format(type).has_value(), format_error,
+  const bool known =
+      types == Gguf::Types::any ? stored_format(type).has_value() : block_format(type).has_value();
+  GQA_CHECK(known, format_error,
             "tensor " << tensor.name << " is of type " << type_name(type) << ", which is not supported ("
                       << supported_types() << " are)");
   tensor.type = static_cast<TensorType>(type);
@@ -197,7 +199,7 @@ std::pair<GgufTensor, std::uint64_t> read_tensor_info(Cursor& in) {
 
 /// The bytes of a tensor whose sizes come from a file.
 std::uint64_t data_bytes(const GgufTensor& tensor) {
-  const BlockFormat format = *block_format(static_cast<std::uint32_t>(tensor.type));
+  const BlockFormat format = *stored_format(static_cast<std::uint32_t>(tensor.type));
   GQA_CHECK(tensor.columns() % format.values == 0, format_error,
             "tensor " << tensor.name << ": rows of " << tensor.columns() << " values are no whole number of "
                       << format.name << " blocks of " << format.values);
@@ -240,7 +242,7 @@ std::string GgufTensor::shape() const {
   return out.str() + "]";
 }
 
-Gguf::Gguf(std::span<const std::byte> file, Check check_metadata) {
+Gguf::Gguf(std::span<const std::byte> file, Check check_metadata, Types types) {
   Cursor in(file);
   const auto magic = in.take(4, "the magic number");
   GQA_CHECK(std::memcmp(magic.data(), "GGUF", 4) == 0, format_error,
@@ -270,7 +272,7 @@ Gguf::Gguf(std::span<const std::byte> file, Check check_metadata) {
 
   std::vector<std::uint64_t> offsets;
   for (std::uint64_t i = 0; i < num_tensors; ++i) {
-    auto [tensor, offset] = read_tensor_info(in);
+    auto [tensor, offset] = read_tensor_info(in, types);
     offsets.push_back(offset);
     tensors_.push_back(tensor);
     GQA_CHECK(tensor_index_.emplace(tensors_.back().name, i).second, format_error,
@@ -349,6 +351,10 @@ std::vector<T> numbers(const GgufArray& array, std::string_view key) {
   std::vector<T> values(array.count);
   Cursor in(array.bytes);
   for (T& value : values) {
+    if (array.type == type_bool && std::is_integral_v<T>) {
+      value = static_cast<T>(in.number<std::uint8_t>(key) != 0);
+      continue;
+    }
     const bool known = visit_number(in, array.type, key, [&](auto number) {
       if constexpr (std::is_integral_v<T>) {
         if constexpr (std::is_integral_v<decltype(number)>) {

@@ -49,7 +49,12 @@ struct GgufTensor {
 class Gguf {
  public:
   using Check = void (*)(const Gguf&);
-  explicit Gguf(std::span<const std::byte> file, Check check_metadata = nullptr);
+  enum class Types {
+    readable,  ///< a tensor of another type is an error
+    any        ///< all whose size is known
+  };
+  explicit Gguf(std::span<const std::byte> file, Check check_metadata = nullptr,
+                Types types = Types::readable);
 
   bool has(std::string_view key) const { return metadata_.contains(key); }
   bool is_array(std::string_view key) const { return std::holds_alternative<GgufArray>(require(key)); }
@@ -69,7 +74,7 @@ class Gguf {
   std::string_view text(std::string_view key) const;
   std::string_view text(std::string_view key, std::string_view fallback) const;
   std::vector<std::string_view> texts(std::string_view key) const;
-  std::vector<std::int32_t> integers(std::string_view key) const;
+  std::vector<std::int32_t> integers(std::string_view key) const;  ///< of booleans too
   std::vector<float> reals(std::string_view key) const;
 
   /// In the order of the file.

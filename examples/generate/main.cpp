@@ -3,13 +3,9 @@
 // the report and errors to standard error; with --json everything is one object on standard output.
 #include <chrono>
 #include <cmath>
-#include <exception>
 #include <iostream>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "chat.hpp"
@@ -48,7 +44,7 @@ std::vector<TokenId> read_tokens(const Options& options, const Gguf& file, const
 /// Returns the exit code.
 int print_perplexity(const Options& options, Session& session, std::span<const TokenId> tokens,
                      const Hyperparameters& sizes) {
-  ProgressLine line;
+  common::ProgressLine line;
   const Likelihood likelihood = measure(
       session, tokens, sizes.context_length, [&](double done) { line.show("reading the text", done); },
       interrupted);
@@ -93,7 +89,7 @@ int print_chat(const Options& options, Session& session, const Tokenizer& tokeni
 
 /// Returns the exit code.
 int run(const Options& options) {
-  ProgressLine line;
+  common::ProgressLine line;
   const auto start = std::chrono::steady_clock::now();
   const MappedFile bytes(options.model);
   const Gguf file(bytes.bytes(), check_metadata);
@@ -181,7 +177,7 @@ int run(const Options& options) {
 
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  return generate::exit_code_of("generate", [&](std::string& model) {
+  return common::exit_code_of("generate", [&](std::string& model) {
     const auto options = generate::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

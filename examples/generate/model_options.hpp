@@ -12,6 +12,8 @@
 
 #include "command_line.hpp"
 #include "gqa/core/error.hpp"
+#include "mapped_file.hpp"
+#include "prompt.hpp"
 #include "session.hpp"
 
 namespace generate {
@@ -23,6 +25,37 @@ inline void add_weights_option(CLI::App& app, std::string& weights) {
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
       ->capture_default_str();
 }
+
+/// The options of every program that has a model read one text.
+struct ReadingOptions {
+  std::filesystem::path model;
+  std::optional<std::string> given_text;
+  std::optional<std::filesystem::path> text_file;
+  Index num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
+  std::string weights = "auto";
+
+  void add_to(CLI::App& app) {
+    app.add_option("--model", model, "model to load; - is standard input")->type_name("GGUF")->required();
+    auto* text = app.add_option("--text", given_text, "text for the model to read");
+    app.add_option("--text-file", text_file, "file that holds it; - is standard input")
+        ->type_name("FILE")
+        ->excludes(text);
+    app.add_option("--threads", num_threads, "threads to compute with")
+        ->check(CLI::Range(1, 1024))
+        ->capture_default_str();
+    add_weights_option(app, weights);
+  }
+  /// Of what was parsed. Throws std::invalid_argument.
+  void check() const {
+    GQA_CHECK(given_text || text_file, std::invalid_argument, "--text or --text-file is required");
+    GQA_CHECK(text_file || !given_text->empty(), std::invalid_argument, "--text is empty");
+    GQA_CHECK(!text_file || !is_standard_input(*text_file) || !is_standard_input(model),
+              std::invalid_argument, "--text-file and --model both read standard input");
+  }
+  std::string read_text() const {
+    return text_file ? read_prompt_file(*text_file, "--text-file") : *given_text;
+  }
+};
 
 /// The options of every program that has a model continue texts.
 struct ModelOptions {

@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
-#include <iostream>
 #include <limits>
 #include <thread>
 
@@ -72,16 +71,9 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->excludes(load)
       ->excludes(save);
   app.add_flag("--json", options.json, "print one JSON object");
-  try {
-    app.parse(argc, argv);
-    if (!options.perplexity && prompt->empty() && prompt_file->empty() && !options.chat)
-      throw CLI::RequiredError("--prompt, --prompt-file, --chat or --perplexity");
-  } catch (const CLI::CallForHelp&) {
-    std::cout << app.help();
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    throw std::invalid_argument(error.what());
-  }
+  if (!common::parse(app, argc, argv)) return std::nullopt;
+  GQA_CHECK(options.perplexity || !prompt->empty() || !prompt_file->empty() || options.chat,
+            std::invalid_argument, "--prompt, --prompt-file, --chat or --perplexity is required");
   options.weights = weight_type(weights);
   options.cache_type = cache_dtype == "f16"    ? CacheType::f16
                        : cache_dtype == "bf16" ? CacheType::bf16

@@ -172,17 +172,30 @@ std::string supported_types() {
   return names.replace(names.rfind(","), 1, " and");
 }
 
+namespace {
+
+/// Types that files hold and this program does not compute with (ggml's table of sizes).
+constexpr std::pair<std::uint32_t, BlockFormat> others[] = {
+    {10, {"Q2_K", 256, 84}},    {11, {"Q3_K", 256, 110}},   {15, {"Q8_K", 256, 292}},
+    {16, {"IQ2_XXS", 256, 66}}, {17, {"IQ2_XS", 256, 74}},  {18, {"IQ3_XXS", 256, 98}},
+    {19, {"IQ1_S", 256, 50}},   {20, {"IQ4_NL", 32, 18}},   {21, {"IQ3_S", 256, 110}},
+    {22, {"IQ2_S", 256, 82}},   {23, {"IQ4_XS", 256, 136}}, {24, {"I8", 1, 1}},
+    {25, {"I16", 1, 2}},        {26, {"I32", 1, 4}},        {27, {"I64", 1, 8}},
+    {28, {"F64", 1, 8}},        {29, {"IQ1_M", 256, 56}},   {34, {"TQ1_0", 256, 54}},
+    {35, {"TQ2_0", 256, 66}},   {39, {"MXFP4", 32, 17}}};
+
+}  // namespace
+
+std::optional<BlockFormat> stored_format(std::uint32_t type) {
+  if (const auto format = block_format(type)) return format;
+  for (const auto& [number, format] : others)
+    if (number == type) return format;
+  return std::nullopt;
+}
+
 std::string type_name(std::uint32_t type) {
-  if (const auto format = block_format(type)) return format->name;
-  static constexpr std::pair<std::uint32_t, const char*> others[] = {
-      {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-      {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
-      {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},
-      {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"}};
-  for (const auto& [number, name] : others) {
-    if (number == type) return name;
-  }
-  return "unknown type " + std::to_string(type);
+  const auto format = stored_format(type);
+  return format ? format->name : "unknown type " + std::to_string(type);
 }
 
 void dequantize(TensorType type, std::span<const std::byte> blocks, std::span<float> values) {

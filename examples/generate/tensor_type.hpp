@@ -38,6 +38,9 @@ struct BlockFormat {
 /// The block format of a type number as a file gives it, or nothing if this program cannot read it.
 std::optional<BlockFormat> block_format(std::uint32_t type);
 
+/// The same of every type number of GGUF whose size is known, readable or not: for who counts bytes.
+std::optional<BlockFormat> stored_format(std::uint32_t type);
+
 /// The names of all types this program reads, as in a sentence: for messages.
 std::string supported_types();
 

@@ -48,7 +48,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   number("--decode", options.decode, "time decoding with so many tokens in the cache; 0: do not", 0, largest);
   number("--threads", options.num_threads, "threads to compute with", 1, 1024);
   app.add_flag("--json", options.json, "print one JSON object");
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
 
   GQA_CHECK(!std::isnan(options.noise), std::invalid_argument, "--noise is nan");  // Range lets it pass
   for (const std::string& form : forms) options.forms.push_back(read_form(form));

@@ -83,7 +83,7 @@ int measure_forms(const Options& options) {
           ? default_forms(file.sizes.num_kv_heads, file.sizes.head_dim, file.sizes.value_dim)
           : options.forms;
 
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::WeightType::f32,
                                      [&](double done) { line.show("loading weights", done); });
   auto calibration = convert::calibrate(

@@ -63,7 +63,7 @@ nlohmann::ordered_json Results::json() const {
 }
 
 std::string Results::svg() const {
-  uptrain::Chart chart{.title = model + ": what its cache holds, without training",
+  common::Chart chart{.title = model + ": what its cache holds, without training",
                        .x_title = "bytes of cache a token (f16)",
                        .y_title = "perplexity",
                        .x_ticks = {},
@@ -74,17 +74,17 @@ std::string Results::svg() const {
   for (const Measured& m : forms) {
     most = std::max(most, bytes_per_token(m));
     if (m.form.kind == Kind::source) {
-      chart.line = uptrain::Chart::Line{family(m.form), m.perplexity};
+      chart.line = common::Chart::Line{family(m.form), m.perplexity};
       continue;
     }
     const std::string name = family(m.form);
-    auto found = std::ranges::find(chart.series, name, &uptrain::Series::name);
+    auto found = std::ranges::find(chart.series, name, &common::Series::name);
     if (found == chart.series.end())
-      found = chart.series.insert(found, uptrain::Series{.name = name, .points = {}});
+      found = chart.series.insert(found, common::Series{.name = name, .points = {}});
     found->points.push_back(
         {static_cast<double>(bytes_per_token(m)), m.perplexity, m.perplexity, m.perplexity});
   }
-  for (uptrain::Series& series : chart.series)
+  for (common::Series& series : chart.series)
     std::ranges::sort(series.points, {}, [](const auto& point) { return point.x; });
   for (int i = 0; i <= 4; ++i)
     chart.x_ticks.push_back({static_cast<double>(most * i / 4), std::to_string(most * i / 4)});

@@ -30,8 +30,7 @@ void write(const std::filesystem::path& path, const std::string& content) {
 int run(const Options& options) {
   const generate::ModelFile file(options.model);
   check_place(file.sizes, options);
-  const std::string text =
-      options.text_file ? generate::read_prompt_file(*options.text_file, "--text-file") : options.text;
+  const std::string text = options.read_text();
   const std::vector<TokenId> tokens = file.tokenizer.encode(text);
   GQA_CHECK(!tokens.empty(), std::invalid_argument, "the text has no tokens");
   GQA_CHECK(std::ssize(tokens) <= file.sizes.context_length, std::invalid_argument,
@@ -45,7 +44,7 @@ int run(const Options& options) {
   if (options.html_wanted) open(options.html);
   if (svg_in_file) open(options.svg);
 
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::weight_type(options.weights),
                                      [&](double done) { line.show("loading weights", done); });
   const Look look = look_at(loaded.model, loaded.executor, tokens, options,
@@ -78,7 +77,7 @@ int run(const Options& options) {
 }  // namespace look
 
 int main(int argc, char** argv) {
-  return generate::exit_code_of("look", [&](std::string& model) {
+  return common::exit_code_of("look", [&](std::string& model) {
     const auto options = look::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

@@ -6,11 +6,11 @@
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
+#include "generation.hpp"
 #include "gqa/inspect/head_divergence.hpp"
 #include "gqa/inspect/probability_rows.hpp"
 #include "gqa/inspect/rollout.hpp"
 #include "gqa/mask/window.hpp"
-#include "log_sum_exp.hpp"
 
 namespace look {
 namespace {
@@ -41,23 +41,6 @@ class Maps {
   std::vector<HeatMap>& maps_;
   Index num_tokens_, cell_;
 };
-
-/// Mean of -ln p over the tokens after the first, fed a few at a time: scores take as much as the vocabulary.
-double loss_of(generate::Session& session, std::span<const TokenId> tokens) {
-  constexpr Index step = 256;
-  const Index n = std::ssize(tokens);
-  double sum = 0;
-  session.clear();
-  for (Index begin = 0; begin < n; begin += step) {
-    const Index end = std::min(begin + step, n);
-    session.append(tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
-    const generate::Matrix& scores = session.all_logits();
-    for (Index t = begin; t < std::min(end, n - 1); ++t)
-      sum += generate::log_sum_exp(scores.row(t - begin)) -
-             static_cast<double>(scores(t - begin, tokens[static_cast<std::size_t>(t + 1)]));
-  }
-  return n < 2 ? 0 : sum / static_cast<double>(n - 1);
-}
 
 }  // namespace
 
@@ -118,7 +101,7 @@ Look look_at(const generate::Model& model, gqa::PoolExecutor executor, const std
   look.importance = gqa::leave_one_out(sizes.num_layers, sizes.num_q_heads, [&](auto place) {
     without = place;
     progress(pass++ / (passes + 1));
-    return loss_of(*reader, tokens);
+    return n < 2 ? 0 : generate::measure(*reader, tokens, n).mean_negative_log;  // in one piece
   });
   return look;
 }

@@ -18,13 +18,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "picture, "
       "JSON or text.",
       "look");
-  app.add_option("--model", options.model, "model to load; - is standard input")
-      ->type_name("GGUF")
-      ->required();
-  auto* text = app.add_option("--text", options.text, "text for the model to read");
-  auto* file = app.add_option("--text-file", options.text_file, "file that holds it; - is standard input")
-                   ->type_name("FILE")
-                   ->excludes(text);
+  options.add_to(app);
   auto* html = app.add_option("--html", options.html,
                               "page to write; without --html, only if nothing else is asked for")
                    ->type_name("FILE")
@@ -58,16 +52,8 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_flag("--importance", options.importance,
                "leave out each head in turn: the text is read once more for every head");
-  app.add_option("--threads", options.num_threads, "threads to compute with")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  generate::add_weights_option(app, options.weights);
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
-  GQA_CHECK(!text->empty() || !file->empty(), std::invalid_argument, "--text or --text-file is required");
-  GQA_CHECK(options.text_file || !options.text.empty(), std::invalid_argument, "--text is empty");
-  GQA_CHECK(!options.text_file || !generate::is_standard_input(*options.text_file) ||
-                !generate::is_standard_input(options.model),
-            std::invalid_argument, "--text-file and --model both read standard input");
+  if (!common::parse(app, argc, argv)) return std::nullopt;
+  options.check();
   const bool svg_printed = options.svg == "-";
   GQA_CHECK(
       static_cast<int>(options.json) + static_cast<int>(options.explain) + static_cast<int>(svg_printed) <= 1,

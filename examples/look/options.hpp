@@ -4,10 +4,9 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "gqa/core/shape.hpp"
-#include "session.hpp"
+#include "model_options.hpp"
 
 namespace look {
 
@@ -16,10 +15,7 @@ using gqa::Index;
 /// What --svg draws.
 enum class Picture { divergence, head, mask };
 
-struct Options {
-  std::filesystem::path model;
-  std::string text;
-  std::optional<std::filesystem::path> text_file;
+struct Options : generate::ReadingOptions {
   std::filesystem::path html = "look.html";
   std::filesystem::path svg;
   bool html_wanted = false;
@@ -30,8 +26,6 @@ struct Options {
   Index layer = 0, head = 0;
   Index sinks = 1, window = 16;
   Index cells = 128;
-  Index num_threads = std::max<Index>(1, std::thread::hardware_concurrency());
-  std::string weights = "auto";
 };
 
 /// The options of a command line. Prints help and returns nothing when asked for it. Throws

@@ -43,7 +43,7 @@ void print_texts(const Options& options, const Service& service) {
 template <gqa::Scalar T>
 int serve(const Options& options, const generate::ModelFile& file) {
   const auto requests = read_requests(options, file);
-  generate::ProgressLine line;
+  common::ProgressLine line;
   generate::LoadedModel loaded(file, options.num_threads, options.weights,
                                [&](double done) { line.show("loading weights", done); });
   line.clear();
@@ -88,7 +88,7 @@ int serve(const Options& options, const generate::ModelFile& file) {
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, a prompt or the file are wrong; 1: anything else, also
 /// a text that --verify finds to be another.
 int main(int argc, char** argv) {
-  return generate::exit_code_of("serve_batch", [&](std::string& model) {
+  return common::exit_code_of("serve_batch", [&](std::string& model) {
     const auto options = serve_batch::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

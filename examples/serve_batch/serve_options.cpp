@@ -48,7 +48,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::Range(1, largest))
       ->capture_default_str();
   app.add_flag("--verify", options.verify, "continue each prompt alone too, and compare");
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   GQA_CHECK(!std::isnan(settings.temperature), std::invalid_argument, "--temperature is nan");
   GQA_CHECK(settings.samples <= settings.limits.sequences, std::invalid_argument,
             "--samples is " << settings.samples << ", expected at most the " << settings.limits.sequences

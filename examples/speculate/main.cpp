@@ -3,12 +3,8 @@
 // attention, and rolled back where they were wrong. Text goes to standard output, the report and errors to
 // standard error; with --json everything is one object on standard output.
 #include <algorithm>
-#include <exception>
 #include <iostream>
-#include <new>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "chat_template.hpp"
@@ -37,7 +33,7 @@ void check_same(std::span<const TokenId> output, std::span<const TokenId> plain)
 
 /// Returns the exit code.
 int run(const Options& options) {
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::MappedFile bytes(options.model);
   const generate::Gguf file(bytes.bytes(), generate::check_metadata);
   const generate::Hyperparameters sizes = generate::read_hyperparameters(file);
@@ -97,23 +93,10 @@ int run(const Options& options) {
 
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the prompt or the file are wrong; 1: anything else.
 int main(int argc, char** argv) {
-  std::string model;
-  try {
+  return common::exit_code_of("speculate", [&](std::string& model) {
     const auto options = speculate::parse_options(argc, argv);
     if (!options) return 0;
-    model = options->model.string() + ": ";
-    const int code = speculate::run(*options);
-    if (!std::cout) return generate::fail("speculate", 1, "cannot write to standard output");
-    return code;
-  } catch (const gqa::format_error& error) {
-    return generate::fail("speculate", 2, model + error.what());
-  } catch (const std::invalid_argument& error) {
-    return generate::fail("speculate", 2, error.what());
-  } catch (const std::system_error& error) {
-    return generate::fail("speculate", 2, error.what());
-  } catch (const std::bad_alloc&) {
-    return generate::fail("speculate", 1, "not enough memory");
-  } catch (const std::exception& error) {
-    return generate::fail("speculate", 1, error.what());
-  }
+    model = options->model.string();
+    return speculate::run(*options);
+  });
 }

@@ -31,7 +31,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_flag("--verify", options.verify, "decode plainly too, and fail unless every token is the same");
   app.add_flag("--compare", options.compare, "--verify, and report both speeds");
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
   GQA_CHECK(!prompt->empty() || !prompt_file->empty(), std::invalid_argument,
             "--prompt or --prompt-file is required");
   GQA_CHECK(options.prompt_file || !options.prompt.empty(), std::invalid_argument, "--prompt is empty");

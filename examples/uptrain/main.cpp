@@ -42,7 +42,7 @@ int run(const Options& options) {
   }
   Experiment experiment(results.settings, text, results.text_digest, how);
   generate::catch_interrupt();
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const auto begin = std::chrono::steady_clock::now();
   const bool complete = experiment.run([&](double done) { line.show("training", done); },
                                        [] { return !generate::interrupted(); });
@@ -72,7 +72,7 @@ int run(const Options& options) {
 /// 0: done; 130: stopped by Ctrl-C; 2: the arguments, the text, a checkpoint or the folder are wrong; 1:
 /// anything else, such as a loss that is no number.
 int main(int argc, char** argv) {
-  return generate::exit_code_of("uptrain", [&](std::string&) {
+  return common::exit_code_of("uptrain", [&] {
     const auto options = uptrain::parse_options(argc, argv);
     return options ? uptrain::run(*options) : 0;
   });

@@ -8,6 +8,8 @@
 namespace uptrain {
 namespace {
 
+using common::Chart, common::Series;
+
 Series::Point point(double x, const std::vector<double>& losses) {
   const Spread spread(losses);
   return {x, spread.mean, spread.low, spread.high};

@@ -10,7 +10,7 @@
 /// that is no number.
 int main(int argc, char** argv) {
   ::signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of the write, not the end
-  return generate::exit_code_of("uptrain_gguf", [&](std::string& model) {
+  return common::exit_code_of("uptrain_gguf", [&](std::string& model) {
     const auto options = uptrain_gguf::parse_options(argc, argv);
     if (!options) return 0;
     model = options->model.string();

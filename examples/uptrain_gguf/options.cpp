@@ -60,7 +60,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
   app.add_flag("--json", options.json, "print one JSON object");
-  if (!generate::parse(app, argc, argv)) return std::nullopt;
+  if (!common::parse(app, argc, argv)) return std::nullopt;
 
   for (const auto& [name, value] :
        {std::pair{"--rate", recipe.rate}, std::pair{"--checkpoint-seconds", options.checkpoint_seconds}})

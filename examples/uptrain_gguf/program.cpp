@@ -53,7 +53,7 @@ std::string identity(const Options& options, const ModelFile& file, const std::s
 /// Of a model in a file, which is measured and forgotten.
 double reference_loss(const fs::path& path, const std::string& measured, const Options& options) {
   const ModelFile file(path);
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::WeightType::f32,
                                      [&](double done) { line.show("loading the reference", done); });
   Trainee trainee(loaded.model, loaded.executor);
@@ -125,7 +125,7 @@ int train_file(const Options& options) {
   results.measured_tokens = std::ssize(measured_on) - gqa::ceil_div(std::ssize(measured_on), recipe.context);
   if (options.reference) results.reference = reference_loss(*options.reference, measured, options);
 
-  generate::ProgressLine line;
+  common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::WeightType::f32,
                                      [&](double done) { line.show("loading weights", done); });
   Trainee trainee(loaded.model, loaded.executor);

@@ -94,16 +94,16 @@ nlohmann::ordered_json Results::json() const {
 }
 
 std::string Results::svg(const std::vector<Curve>& others) const {
-  uptrain::Chart chart{.title = model + ": attention trained, all else frozen",
-                       .x_title = "steps of " + std::to_string(recipe.sequences * recipe.context) + " tokens",
-                       .y_title = "perplexity",
-                       .x_ticks = {},
-                       .logarithmic_y = true,
-                       .series = {},
-                       .line = {}};
+  common::Chart chart{.title = model + ": attention trained, all else frozen",
+                      .x_title = "steps of " + std::to_string(recipe.sequences * recipe.context) + " tokens",
+                      .y_title = "perplexity",
+                      .x_ticks = {},
+                      .logarithmic_y = true,
+                      .series = {},
+                      .line = {}};
   Index last = 0;
   const auto add = [&](const Curve& curve) {
-    uptrain::Series series{.name = curve.name, .points = {}};
+    common::Series series{.name = curve.name, .points = {}};
     for (std::size_t i = 0; i < curve.steps.size(); ++i) {
       const double y = curve.perplexities[i];
       series.points.push_back({static_cast<double>(curve.steps[i]), y, y, y});
@@ -117,7 +117,7 @@ std::string Results::svg(const std::vector<Curve>& others) const {
     if (const Index at = last * i / 4;
         chart.x_ticks.empty() || static_cast<double>(at) > chart.x_ticks.back().at)
       chart.x_ticks.push_back({static_cast<double>(at), std::to_string(at)});
-  if (reference) chart.line = uptrain::Chart::Line{"before conversion", std::exp(*reference)};
+  if (reference) chart.line = common::Chart::Line{"before conversion", std::exp(*reference)};
   return chart.svg();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "gqa/kernel/diagnosis.hpp"
+#include "gqa/kernel/backward_diagnosis.hpp"
 #include "gqa/kernel/make_backward_call.hpp"
 
 namespace gqa {
@@ -78,5 +78,9 @@ void attention_backward(const Q& q, const KV& kv, const Out& out, const Lse& lse
                         const Gradients<TQ, TK, TV>& gradients, const X&... extras) {
   attention_backward<H, G>(Serial{}, q, kv, out, lse, d_out, gradients, extras...);
 }
+
+// Calls that fit none of the above: each says what to write instead.
+template <Index H = Dynamic, Index G = Dynamic, class... A>
+requires(!detail::FitsBackward<A...>) void attention_backward(A&&...) { detail::diagnose_backward<A...>(); }
 
 }  // namespace gqa

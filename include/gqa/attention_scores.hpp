@@ -57,6 +57,7 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
   using Acc = Accumulator<typename std::remove_cvref_t<decltype(view)>::Scalar>;
   using Score = std::remove_cvref_t<decltype(extras.score)>;
   auto call = detail::make_call<H, G>(q, view, extras);
+  detail::refuse_tuning(extras.options, "attention_scores");
 
   const detail::ScoreUntil<Score> until{extras.score, after == ScoresAfter::scale      ? ScoreStage::scale
                                                       : after == ScoresAfter::soft_cap ? ScoreStage::soft_cap
@@ -134,8 +135,10 @@ Tensor4<W> attention_scores(const Q&, const KV&, ScoresAfter, const X&...) {
   detail::diagnose_attention<false, const Q&, const KV&, const X&...>();
   return {};
 }
+// A const executor that fits is no tensor: `const Q&` would suit it better than `E&&`.
 template <Index H = Dynamic, Index G = Dynamic, class W = float, class Q, class K, class V, class... X>
-Tensor4<W> attention_scores(const Q&, const K&, const V&, ScoresAfter, const X&...) {
+requires(!detail::FitsWorkspaceBytes<const Q&, const K&, const V&, const X&...>) Tensor4<W> attention_scores(
+    const Q&, const K&, const V&, ScoresAfter, const X&...) {
   detail::diagnose_attention<false, const Q&, const K&, const V&, const X&...>();
   return {};
 }

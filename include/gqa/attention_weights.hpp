@@ -85,6 +85,7 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
                 "gqa: attention_weights has no state_into and no resume: attention() takes them");
   decltype(auto) view = as_kv_view(kv);
   const auto call = detail::make_call<H, G>(q, view, extras);
+  detail::refuse_tuning(extras.options, "attention_weights");
   using Acc = Accumulator<typename std::remove_cvref_t<decltype(view)>::Scalar>;
   GQA_CHECK(which.seq >= 0 && which.seq < call.num_seqs, std::invalid_argument,
             "rows: seq is " << which.seq << ", expected at least 0 and less than " << call.num_seqs);
@@ -161,8 +162,10 @@ Tensor3<W> attention_weights(const Q&, const KV&, const WeightRows&, const X&...
   detail::diagnose_attention<false, const Q&, const KV&, const X&...>();
   return {};
 }
+// A const executor that fits is no tensor: `const Q&` would suit it better than `E&&`.
 template <Index H = Dynamic, Index G = Dynamic, class W = float, class Q, class K, class V, class... X>
-Tensor3<W> attention_weights(const Q&, const K&, const V&, const WeightRows&, const X&...) {
+requires(!detail::FitsWorkspaceBytes<const Q&, const K&, const V&, const X&...>) Tensor3<W> attention_weights(
+    const Q&, const K&, const V&, const WeightRows&, const X&...) {
   detail::diagnose_attention<false, const Q&, const K&, const V&, const X&...>();
   return {};
 }

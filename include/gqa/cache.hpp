@@ -8,6 +8,7 @@
 #include "gqa/kv/contiguous.hpp"
 #include "gqa/kv/cross.hpp"
 #include "gqa/kv/evicting.hpp"
+#include "gqa/kv/evicting_sequence.hpp"
 #include "gqa/kv/hybrid.hpp"
 #include "gqa/kv/indexed.hpp"
 #include "gqa/kv/kv_list.hpp"

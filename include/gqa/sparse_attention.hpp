@@ -7,7 +7,6 @@
 #include <limits>
 #include <numeric>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "gqa/attention.hpp"
@@ -59,11 +58,10 @@ class PageBounds {
     heads_ = qs.heads;
     kv_heads_ = G;
     pages_ = cache.num_pages(layer);
-    const Ranges retained = cache.layer(layer).retained(0);
-    last_page_tokens_ = pages_ == 0 ? 0 : retained.hull().end - (pages_ - 1) * tile_keys;
-    scale_ = scale.value_or(1 / std::sqrt(static_cast<double>(D)));
-    GQA_CHECK(std::isfinite(scale_) && scale_ > 0, std::invalid_argument,
-              "scale is " << scale_ << ", expected a positive number");
+    keys_ = pages_ == 0 ? 0 : Ranges(cache.layer(layer).retained(0)).hull().end;
+    const double factor = scale.value_or(1 / std::sqrt(static_cast<double>(D)));
+    GQA_CHECK(std::isfinite(factor) && factor > 0, std::invalid_argument,
+              "scale is " << factor << ", expected a positive number");
     if (pages_ == 0 || tokens_ == 0) return;
 
     // The sum is a product: of what is positive and negative in q with the largest and the smallest.
@@ -99,7 +97,7 @@ class PageBounds {
         for (Index p = 0; p < pages_; ++p) {
           Acc& bound = products[r * stride_ + p];
           bound =
-              static_cast<Acc>((static_cast<double>(bound) + slack[static_cast<std::size_t>(r)]) * scale_);
+              static_cast<Acc>((static_cast<double>(bound) + slack[static_cast<std::size_t>(r)]) * factor);
           if (!(bound == bound)) bound = std::numeric_limits<Acc>::infinity();
         }
     }
@@ -126,9 +124,8 @@ class PageBounds {
     GQA_CHECK(options.recent >= tokens_, std::invalid_argument,
               "recent is " << options.recent << ", expected at least the " << tokens_ << " tokens of q");
     PageSelection selection(heads_, kv_heads_, pages_, tile_keys);
-    const Index keys = pages_ == 0 ? 0 : (pages_ - 1) * tile_keys + last_page_tokens_;
     const Index sink_pages = std::min(pages_, ceil_div(options.sinks, tile_keys));
-    const Index first_recent = std::max<Index>(0, keys - options.recent) / tile_keys;
+    const Index first_recent = std::max<Index>(0, keys_ - options.recent) / tile_keys;
     for (Index g = 0; g < kv_heads_; ++g) {
       const Index count = std::min(options.pages, pages_);
       const std::vector<Index> best = by_bound(g, count);
@@ -178,8 +175,10 @@ class PageBounds {
 
   /// Adds pages, those of the largest bounds first, until at most `unread` of each row's probability can lie
   /// in the others. `lse(token, q_head)` is what the pages of the selection came to: more are never less.
+  /// Returns how many it added.
   template <class Lse>
-  void extend(PageSelection& selection, double unread_most, Lse&& lse) const {
+  Index extend(PageSelection& selection, double unread_most, Lse&& lse) const {
+    Index added = 0;
     for (Index g = 0; g < kv_heads_; ++g) {
       std::vector<Index> left;  // the largest bounds first
       for (const Index page : by_bound(g, pages_))
@@ -199,7 +198,9 @@ class PageBounds {
         needed = first;
       });
       for (std::size_t i = 0; i < needed; ++i) selection.add(g, left[i]);
+      added += static_cast<Index>(needed);
     }
+    return added;
   }
 
  private:
@@ -249,8 +250,7 @@ class PageBounds {
     return bounds_.data() + ((g * tokens_ + token) * group + q_head % group) * stride_;
   }
 
-  Index tokens_ = 0, heads_ = 0, kv_heads_ = 1, pages_ = 0, last_page_tokens_ = 0, stride_ = 0;
-  double scale_ = 1;
+  Index tokens_ = 0, heads_ = 0, kv_heads_ = 1, pages_ = 0, keys_ = 0, stride_ = 0;
   std::vector<Acc> bounds_;  // [kv_head][token][head of the group][page], rows of whole words of pages
 };
 
@@ -286,13 +286,7 @@ SparseReport sparse_attention(E&& executor, const Q& q, const IndexedCache<C>& c
     return static_cast<double>(lse[static_cast<std::size_t>(t * heads + h)]);
   };
   attend();
-  if (options.min_mass > 0) {
-    const PageSelection before = selection;
-    bounds.extend(selection, 1 - options.min_mass, lse_of);
-    Index more = 0;
-    for (Index g = 0; g < bounds.num_kv_heads(); ++g) more += selection.count(g) - before.count(g);
-    if (more > 0) attend();
-  }
+  if (options.min_mass > 0 && bounds.extend(selection, 1 - options.min_mass, lse_of) > 0) attend();
 
   SparseReport report{.pages = bounds.num_pages()};
   for (Index g = 0; g < bounds.num_kv_heads(); ++g)

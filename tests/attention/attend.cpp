@@ -9,7 +9,8 @@ namespace {
 template <class T, class KV>
 void run_any(const How& how, TensorView<const T> q, const KV& kv, TensorView<T> out,
              RowsView<Accumulator<T>> lse) {
-  const AttentionOptions options{.scale = how.scale, .q_offset = how.q_offset, .workspace = how.workspace};
+  const AttentionOptions options{
+      .scale = how.scale, .q_offset = how.q_offset, .workspace = how.workspace, .tuning = how.tuning};
   if (how.threads != nullptr)
     attention(*how.threads, q, kv, out, how.mask, options, LseOutput<Accumulator<T>>{lse});
   else

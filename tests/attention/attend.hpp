@@ -69,6 +69,7 @@ struct How {
   std::optional<Index> q_offset = {};
   Workspace* workspace = nullptr;
   Threads* threads = nullptr;  ///< serial where there are none
+  Tuning tuning = {};
 };
 
 // The calls themselves: out and lse are written in full.

@@ -47,6 +47,11 @@ TEST_F(BackwardBadInput, GoodInputIsTaken) {
   EXPECT_NE(gradients[0], -7);
 }
 
+TEST_F(BackwardBadInput, Tuning) {
+  EXPECT_EQ(refused(AttentionOptions{.tuning = {.block_rows = 24}}),
+            "tuning: given, expected none: attention_backward cuts its work in its own way");
+}
+
 TEST_F(BackwardBadInput, Sizes) {
   out = at(inputs, 600, Sq, H, Dv + 1);
   EXPECT_EQ(refused(), "out: sizes are 1 x 3 x 4 x 7, expected 1 x 3 x 4 x 6");

@@ -99,6 +99,22 @@ TEST_F(BadInput, Scale) {
   }
 }
 
+TEST_F(BadInput, Tuning) {
+  const auto message = [&](const Tuning& tuning) {
+    return refused(in(2, 4, 8), in(3, 2, 8), in(3, 2, 8), out(2, 4, 8), AttentionOptions{.tuning = tuning});
+  };
+  EXPECT_EQ(message({.threads = -1}), "tuning: threads is -1, expected 0 to 1048576");
+  EXPECT_EQ(message({.block_rows = -5}), "tuning: block_rows is -5, expected 0 to 1048576");
+  EXPECT_EQ(message({.task_rows = 1 << 21}), "tuning: task_rows is 2097152, expected 0 to 1048576");
+  EXPECT_EQ(message({.tasks_per_thread = std::numeric_limits<Index>::max()}),
+            "tuning: tasks_per_thread is 9223372036854775807, expected 0 to 1048576");
+  EXPECT_EQ(message_of<std::invalid_argument>([&] {
+              attention_weights(in(2, 4, 8), ContiguousKV<float>(in(3, 2, 8), in(3, 2, 8)), WeightRows{},
+                                AttentionOptions{.tuning = {.threads = 1}});
+            }),
+            "tuning: given, expected none: attention_weights cuts its work in its own way");
+}
+
 TEST_F(BadInput, QOffsetsThatOverflow) {
   for (Index offset : {std::numeric_limits<Index>::max(), std::numeric_limits<Index>::max() - 1,
                        std::numeric_limits<Index>::min(), max_position + 1, -max_position - 1}) {

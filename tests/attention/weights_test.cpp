@@ -206,6 +206,18 @@ TEST(WeightsCall, WorksInTheCallersWorkspace) {
   }
 }
 
+TEST(WeightsCall, RunsOnAConstExecutor) {
+  AttentionCase<float> c(Sizes{4, 70, 6, 2, 24, 20}, 4);
+  const ContiguousKV<float> keys(c.k_view(), c.v_view());
+  const Serial executor;
+  const auto expected = attention_weights(c.q_view(), keys, WeightRows{}, causal());
+  const auto weights = attention_weights(executor, c.q_view(), keys, WeightRows{}, causal());
+  ASSERT_EQ(weights.size(), expected.size());
+  EXPECT_EQ(std::memcmp(weights.data(), expected.data(), static_cast<std::size_t>(weights.size()) * 4), 0);
+  EXPECT_EQ(attention_scores(executor, c.q_view(), keys, ScoresAfter::mask, causal()).size(),
+            expected.size());
+}
+
 TEST(WeightsCall, OfOneSequenceOfMany) {
   test::RaggedCase<float> c({{1, 30}, {0, 5}, {4, 90}, {2, 0}}, Sizes{0, 0, 4, 2, 8}, 7);
   for (std::size_t seq : {0u, 2u}) {

@@ -11,6 +11,8 @@
 #include "gqa/attention.hpp"
 #include "gqa/inspect/attention_mass.hpp"
 #include "gqa/kv/evicting.hpp"
+#include "gqa/kv/evicting_sequence.hpp"
+#include "gqa/kv/paged.hpp"
 #include "gqa/mask/compose.hpp"
 #include "gqa/mask/mask_fn.hpp"
 #include "gqa/mask/per_head.hpp"
@@ -27,6 +29,7 @@ using test::Sizes;
 using Lists = std::vector<std::vector<Index>>;
 
 static_assert(Cache<EvictingCache<float>>);
+static_assert(Cache<EvictingSequence<float>>);
 
 constexpr Sizes sizes{.num_q_tokens = 5,
                       .num_kv_tokens = 200,
@@ -210,6 +213,191 @@ TEST(EvictingCache, RefusesWhatItCannotKeep) {
   EXPECT_EQ(message_of([] { AttentionMass(3, 2); }),
             "mass: num_q_heads is 3, expected a positive multiple of the 2 of num_kv_heads");
   EXPECT_EQ(message_of([&] { mass.keep(Lists{{0}, {0}}); }), "mass: slot 0, expected less than 0");
+}
+
+/// A pool of pages of 64 tokens, and tokens of a case in both layers of its sequences.
+template <class T>
+struct Pool {
+  explicit Pool(const AttentionCase<T>& of, Index num_pages)
+      : c(of),
+        cache({.num_pages = num_pages, .num_layers = 2, .num_kv_heads = 2, .head_dim = 8, .value_dim = 12}) {}
+
+  EvictingSequence<T> sequence() { return EvictingSequence<T>(cache.sequence(cache.create())); }
+  void go_on(Cache auto& to, Index n) const {
+    const Span span = to.extend(n);
+    for (Index i = 0; i < 2; ++i)
+      to.write(i, span, part(c.k_view(), span.positions.begin, span.positions.end),
+               part(c.v_view(), span.positions.begin, span.positions.end));
+  }
+  /// Whether a sequence has the case's first n tokens.
+  bool holds(SequenceId id, Index n) const {
+    std::vector<T> k(static_cast<std::size_t>(n * 16)), v(static_cast<std::size_t>(n * 24));
+    cache.read(1, id, {0, n}, TensorView<T>(k.data(), n, 2, 8), TensorView<T>(v.data(), n, 2, 12));
+    const auto same = [](const std::vector<T>& x, const T* y) {
+      return std::memcmp(static_cast<const void*>(x.data()), static_cast<const void*>(y),
+                         x.size() * sizeof(T)) == 0;
+    };
+    return cache.size(id) == n && same(k, c.k_view().at(0, 0, 0)) && same(v, c.v_view().at(0, 0, 0));
+  }
+
+  const AttentionCase<T>& c;
+  PagedCache<T> cache;
+};
+
+std::vector<Lists> every(Index step, Index slots, Index count) {
+  std::vector<Lists> kept(2, Lists(2));
+  for (Index layer = 0; layer < 2; ++layer)
+    for (Index g = 0; g < 2; ++g)
+      for (Index i = 0; i < count; ++i)
+        kept[static_cast<std::size_t>(layer)][static_cast<std::size_t>(g)].push_back(
+            std::min(step * i + layer + g, slots - count + i));
+  return kept;
+}
+
+TYPED_TEST(Evicting, InPagesIsTheSameBits) {
+  using T = TypeParam;
+  const AttentionCase<T> c(sizes, 5);
+  Pool<T> pool(c, 4);
+  auto paged = pool.sequence();
+  auto cache = cache_of(c, 0);
+  const auto go_on = [&](Index n) {
+    pool.go_on(paged, n);
+    pool.go_on(cache, n);
+  };
+  const auto evict = [&](const std::vector<Lists>& kept) {
+    paged.evict(kept);
+    for (Index i = 0; i < 2; ++i) cache.evict(i, kept[static_cast<std::size_t>(i)]);
+  };
+  const auto expect_alike = [&] {
+    ASSERT_EQ(paged.size(), cache.size());
+    ASSERT_EQ(paged.slots(), cache.slots(0));
+    EXPECT_EQ(paged.bytes(), cache.bytes());
+    EXPECT_EQ(paged.oldest_truncation(), cache.oldest_truncation());
+    for (Index i = 0; i < 2; ++i) {
+      EXPECT_EQ(attend(c, paged.layer(i), causal()), attend(c, cache.layer(i), causal())) << i;
+      for (Index g = 0; g < 2; ++g)
+        for (Index slot = 0; slot < paged.slots(); ++slot)
+          ASSERT_EQ(paged.position(i, g, slot), cache.position(i, g, slot)) << i << g << slot;
+    }
+  };
+  go_on(150);
+  evict(every(2, 150, 71));
+  EXPECT_EQ(paged.allocated_bytes(), 2 * pool.cache.allocated_bytes() / 4);
+  expect_alike();
+  go_on(20);
+  expect_alike();
+  paged.truncate(160);
+  cache.truncate(160);
+  expect_alike();
+  go_on(3);
+  evict(every(1, 84, 9));
+  go_on(37);
+  expect_alike();
+  EXPECT_EQ(pool.cache.statistics().used, 1);
+}
+
+TEST(EvictingSequence, GivesPagesToOthersWhereThereWereNone) {
+  const AttentionCase<float> c(sizes, 6);
+  Pool<float> pool(c, 4);
+  auto mine = pool.sequence();
+  pool.go_on(mine, 200);
+  auto other = pool.cache.sequence(pool.cache.create());
+  EXPECT_THROW(other.extend(1), std::length_error);
+  mine.evict(every(3, 200, 60));
+  EXPECT_EQ(pool.cache.statistics().free, 3);
+  EXPECT_EQ(pool.cache.bytes(), 60 * pool.cache.bytes_per_token());
+  pool.go_on(other, 192);
+  EXPECT_TRUE(pool.holds(other.id(), 192));
+  EXPECT_THROW(mine.extend(5), std::length_error);
+  EXPECT_EQ(mine.extend(4).positions, (Range{200, 204}));
+}
+
+TEST(EvictingSequence, LeavesOthersWhatTheyShare) {
+  const AttentionCase<float> c(sizes, 7);
+  Pool<float> pool(c, 4);
+  auto mine = pool.sequence();
+  pool.go_on(mine, 200);
+  const SequenceId fork = pool.cache.fork(mine.id());
+  const auto view = mine.layer(1);
+  const auto before = attend(c, view, causal());
+  const auto counts = pool.cache.statistics();
+  EXPECT_THROW(mine.evict(every(3, 200, 60)), std::length_error) << "all four pages are the fork's too";
+  EXPECT_EQ(attend(c, view, causal()), before);
+  EXPECT_EQ(mine.slots(), 200);
+  EXPECT_EQ(pool.cache.statistics().shared, counts.shared);
+  EXPECT_TRUE(pool.holds(fork, 200));
+
+  Pool<float> larger(c, 6);
+  auto evicted = larger.sequence();
+  larger.go_on(evicted, 200);
+  const SequenceId child = larger.cache.fork(evicted.id());
+  evicted.evict(every(2, 200, 70));
+  EXPECT_TRUE(larger.holds(child, 200));
+  EXPECT_EQ(larger.cache.statistics().used, 6);
+  EXPECT_EQ(larger.cache.statistics().shared, 0);
+  larger.cache.free(child);
+  EXPECT_EQ(larger.cache.statistics().used, 2);
+}
+
+TEST(EvictingSequence, LeavesPublishedTokensToBeFound) {
+  const AttentionCase<float> c(sizes, 8);
+  std::vector<TokenId> ids(128);
+  std::iota(ids.begin(), ids.end(), TokenId{0});
+  Pool<float> pool(c, 4);
+  auto mine = pool.sequence();
+  pool.go_on(mine, 130);
+  pool.cache.publish(mine.id(), ids);
+  mine.evict(every(2, 130, 60));
+  EXPECT_NE(message_of([&] { pool.cache.publish(mine.id(), std::span(ids).first(60)); }), "");
+  EXPECT_NE(message_of([&] { EvictingSequence<float>(pool.cache.sequence(mine.id())); }), "");
+  const auto found = pool.cache.create(ids);
+  EXPECT_EQ(found.tokens, 128);
+  EXPECT_TRUE(pool.holds(found.id, 128));
+
+  // Where there is nothing else, their memory is what is wanted.
+  Pool<float> small(c, 2);
+  auto only = small.sequence();
+  small.go_on(only, 128);
+  small.cache.publish(only.id(), ids);
+  only.evict(every(1, 128, 100));
+  EXPECT_EQ(only.slots(), 100);
+  EXPECT_EQ(small.cache.create(ids).tokens, 0);
+}
+
+TEST(EvictingSequence, RefusesWhatItCannotKeep) {
+  const AttentionCase<float> c(sizes, 9);
+  Pool<float> pool(c, 4);
+  auto sequence = pool.sequence();
+  pool.go_on(sequence, 100);
+  const auto view = sequence.layer(0);
+  const auto said = [&](const std::vector<Lists>& kept) { return message_of([&] { sequence.evict(kept); }); };
+  EXPECT_EQ(said({{{1}, {1}}}), "evict: kept has 1 layers, expected 2");
+  EXPECT_EQ(said({{{1}, {1}}, {{1, 2}, {1, 2}}}), "evict: layers keep 1 and 2 slots, expected as many each");
+  EXPECT_EQ(said({{{1}, {1}}, {{1}, {100}}}),
+            "evict: slot 100, expected ascending ones of the 100 there are");
+  EXPECT_EQ(view.retained(0).size(), 100);
+  const Span span = sequence.extend(2);
+  EXPECT_NE(said(every(1, 100, 5)), "") << "in the middle of a pass";
+  for (Index i = 0; i < 2; ++i)
+    sequence.write(i, span, part(c.k_view(), 100, 102), part(c.v_view(), 100, 102));
+  sequence.evict(every(1, 102, 5));
+  EXPECT_THROW(view.retained(0), std::invalid_argument) << "a view from before the eviction";
+  EXPECT_EQ(message_of([&] {
+              sequence.write(0, span, part(c.k_view(), 100, 102), part(c.v_view(), 100, 102));
+            }).substr(0, 29),
+            "span: tokens 100 to 102 are n");
+  std::vector<float> k(16), v(24);
+  EXPECT_THROW(sequence.read(0, {101, 102}, TensorView<float>(k.data(), 1, 2, 8),
+                             TensorView<float>(v.data(), 1, 2, 12)),
+               std::invalid_argument);
+  EXPECT_THROW(sequence.truncate(101), std::invalid_argument);
+  EXPECT_THROW(sequence.position(0, 0, 5), std::out_of_range);
+  sequence.truncate(0);
+  EXPECT_EQ(sequence.size(), 0);
+  EXPECT_EQ(pool.cache.statistics().free, 4);
+  EXPECT_EQ(sequence.extend(1).positions, (Range{0, 1}));
+  pool.cache.free(sequence.id());
+  EXPECT_THROW(sequence.evict(every(1, 1, 1)), std::exception);
 }
 
 }  // namespace

@@ -255,6 +255,26 @@ TEST(Plan, PrefillIsCutIntoQueriesBeforeKeys) {
   EXPECT_GE(plan.items.size(), 8u);
 }
 
+TEST(Plan, TuningTakesThePlaceOfWhatSizesSay) {
+  const auto tuned = [](Index q_tokens, Index keys, Index threads, const Tuning& tuning) {
+    Call call = one_sequence(q_tokens, keys, 1, 8, threads);
+    apply(tuning, call.sizes);
+    expect_valid(call);
+    return call.plan();
+  };
+  EXPECT_EQ(tuned(1, 100000, 8, {.threads = 3}).num_workers, 3);
+  EXPECT_EQ(tuned(1, 100000, 2, {.threads = 3}).num_workers, 2);  // there are no more
+  EXPECT_EQ(tuned(1, 760, 8, {}).num_workers, 1);                 // little to do
+  EXPECT_EQ(tuned(1, 760, 8, {.threads = 2}).num_workers, 2);     // said all the same
+  EXPECT_EQ(tuned(1, 100000, 2, {.tasks_per_thread = 1}).items.size(), 2u);
+  EXPECT_EQ(tuned(1, 100000, 2, {.tasks_per_thread = 16}).items.size(), 32u);
+  EXPECT_EQ(tuned(3000, 3000, 1, {.task_rows = 80}).max_rows, 80);
+  EXPECT_EQ(tuned(3000, 3000, 1, {.task_rows = 3}).max_rows, 8);  // a token's heads stay together
+  EXPECT_EQ(tuned(3000, 3000, 1, {.block_rows = 40}).max_rows, 16 * 40);
+  EXPECT_EQ(tuned(1000, 1000, 64, {.block_rows = 40}).max_rows, 40);
+  EXPECT_EQ(tuned(3000, 3000, 1, {.block_rows = 40, .task_rows = 24}).max_rows, 24);
+}
+
 TEST(Plan, OneThreadNeedsNoSlots) {
   for (Index tokens : {1, 7, 1000}) EXPECT_EQ(one_sequence(tokens, 50000, 2, 4, 1).plan().num_slots, 0);
 }

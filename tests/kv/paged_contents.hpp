@@ -35,6 +35,7 @@ class PagedContents {
     std::vector<PoolModel::PagePtr> pages = {};
     std::optional<std::vector<std::byte>> swapped = {};
     std::vector<Known> spans = {};
+    bool evicted = false;
     Index not_cleared = -1;  // what stands there others see: it was forgotten, but stays
   };
   static Index size(const Sequence& s) { return std::ssize(s.ids); }
@@ -69,6 +70,7 @@ class PagedContents {
     s.ids = ids;
     s.written.fill(size(s));
     s.not_cleared = -1;
+    s.evicted = false;
     forget_spans(s);
   }
 
@@ -132,6 +134,7 @@ class PagedContents {
       after[i]->pages = parent_of(i).pages;
       set_ids(*after[i], parent_of(i).ids);
       after[i]->not_cleared = parent_of(i).not_cleared;
+      after[i]->evicted = parent_of(i).evicted;
     }
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <numeric>
 
 #include "gqa/kv/paged.hpp"
 #include "kv/paged_contents.hpp"
@@ -12,7 +13,7 @@ namespace gqa::test {
 template <class T>
 class PagedModel : PagedContents {
  public:
-  static constexpr int num_kinds = 18;
+  static constexpr int num_kinds = 19;
 
   explicit PagedModel(Index page_tokens)
       : PagedContents(page_tokens),
@@ -64,6 +65,8 @@ class PagedModel : PagedContents {
       case 16:
         if (b % 8 == 0) clear_one(s);
         return;
+      case 17:
+        return evict(s, b % 4 == 0 ? size(s) : b % (size(s) + 1));
       default:
         return refused(s, b);
     }
@@ -204,8 +207,12 @@ class PagedModel : PagedContents {
     if (!may) return;
     for (const auto& page : s.pages) pool_.hold(page);
     forget_spans(s);
-    sequences_.push_back(
-        {.id = *id, .ids = s.ids, .written = s.written, .pages = s.pages, .not_cleared = s.not_cleared});
+    sequences_.push_back({.id = *id,
+                          .ids = s.ids,
+                          .written = s.written,
+                          .pages = s.pages,
+                          .evicted = s.evicted,
+                          .not_cleared = s.not_cleared});
   }
 
   void free(Sequence& s) {
@@ -241,7 +248,7 @@ class PagedModel : PagedContents {
     if (n % 2 == 0) ids = ids.first(static_cast<std::size_t>(n) % (ids.size() + 1));
     std::vector<TokenId> others(ids.begin(), ids.end());
     for (TokenId& id : others) ++id;
-    const bool may = between_passes(s);
+    const bool may = between_passes(s) && !s.evicted;
     if (may && std::ssize(ids) >= page_tokens_ && s.pages.front()->published)
       expect(Outcome::invalid, "publish of other ids", [&] { cache_.publish(s.id, others); });
     others.resize(s.ids.size() + 1);
@@ -343,6 +350,33 @@ class PagedModel : PagedContents {
     s.pages = pages;
     s.swapped.reset();
     set_ids(s, {saved.ids.begin(), saved.ids.begin() + tokens});
+  }
+
+  /// Keeps the first tokens, as which numbers tell: in pages of its own.
+  void evict(Sequence& s, Index count) {
+    std::vector<Index> slots(static_cast<std::size_t>(count));
+    std::iota(slots.begin(), slots.end(), Index{0});
+    const std::vector<std::vector<std::vector<Index>>> kept(
+        layers, std::vector<std::vector<Index>>(static_cast<std::size_t>(shape.num_kv_heads), slots));
+    std::vector<PoolModel::PagePtr> own, others;
+    for (const auto& page : s.pages) (is_shared(page) ? others : own).push_back(page);
+    const auto alone = std::ranges::count_if(others, [](const auto& page) { return page->holders == 1; });
+    Outcome outcome = Outcome::happens;
+    if (!between_passes(s) || count == 0)
+      outcome = Outcome::invalid;
+    else if (pages_of(count) - std::ssize(own) > pool_.available() + alone)
+      outcome = Outcome::too_long;
+    const auto view = cache_.layer(0, s.id);
+    expect(outcome, "evict", [&] { cache_.sequence(s.id).evict(kept); });
+    if (outcome != Outcome::happens) return;
+    expect(Outcome::invalid, "a view of before", [&] { (void)view.retained(0); });
+    for (const auto& page : others) pool_.release(page);
+    while (std::ssize(own) < pages_of(count)) own.push_back(pool_.take());
+    s.pages = std::move(own);
+    release_pages(s, pages_of(count));
+    s.ids.resize(slots.size());
+    set_ids(s, s.ids);
+    s.evicted = true;
   }
 
   /// What nothing could make happen.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <numeric>
 #include <thread>
 
 #include "gqa/attention.hpp"
@@ -68,6 +69,12 @@ TEST(PagedThreads, SequencesOfTheirOwnInOnePool) {
         std::vector<std::byte> memory(static_cast<std::size_t>(cache.swap_bytes(child)));
         cache.swap_out(child, memory);
         cache.swap_in(child, memory);
+        if (!difference(cache, child, more).empty()) ++wrong;
+        std::vector<Index> first(more.size() / 2 + 1);
+        std::iota(first.begin(), first.end(), Index{0});
+        const std::vector<std::vector<std::vector<Index>>> kept(2, {first, first});
+        more.resize(first.size());
+        cache.sequence(child).evict(kept);
         if (!difference(cache, child, more).empty()) ++wrong;
         cache.free(child);
       } catch (const std::length_error&) {  // others have the pages

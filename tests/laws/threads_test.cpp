@@ -93,6 +93,30 @@ TYPED_TEST(ThreadsAndBatches, RandomShapes) {
   }
 }
 
+TYPED_TEST(ThreadsAndBatches, WorkCutOtherwiseIsTheSame) {
+  const std::vector<Tuning> cuts = {{.block_rows = 1},
+                                    {.block_rows = 5, .task_rows = 35},
+                                    {.block_rows = 1 << 20},
+                                    {.task_rows = 3, .tasks_per_thread = 1},
+                                    {.threads = 1},
+                                    {.threads = 2, .tasks_per_thread = 7},
+                                    {.threads = 3, .block_rows = 96, .tasks_per_thread = 1 << 20}};
+  Threads threads(3);
+  std::uint64_t seed = 50;
+  for (const Sizes& sizes :
+       {Sizes{1, 5000, 8, 1, 64}, Sizes{9, 700, 6, 3, 40, 24}, Sizes{260, 300, 8, 2, 33}}) {
+    const AttentionCase<TypeParam> c(sizes, seed++);
+    for (const Window mask : {causal(), window(90, 10)}) {
+      const auto expected = test::run(c, {.mask = mask});
+      for (std::size_t i = 0; i < cuts.size(); ++i) {
+        const How how{.mask = mask, .threads = i == 0 ? nullptr : &threads, .tuning = cuts[i]};
+        EXPECT_TRUE(same(test::run(c, how), expected)) << sizes.name() << ", cut " << i;
+        EXPECT_TRUE(same(test::run_cached(c, how), expected)) << "cache, " << sizes.name() << ", cut " << i;
+      }
+    }
+  }
+}
+
 TYPED_TEST(ThreadsAndBatches, AWorkspaceKeptFromOtherCallsIsANewOne) {
   Workspace workspace;
   Threads threads(3);

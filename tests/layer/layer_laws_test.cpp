@@ -83,24 +83,35 @@ TEST_F(LayerLaws, OverPagesAndLayersThatDifferToo) {
 /// Keys that stay are rotated by where they were, and new ones by where they are: evicting nothing, and all
 /// but a window that is all a query sees, change no more than the order of sums.
 TEST_F(LayerLaws, TokensKeepTheirPositionsThroughEvictions) {
-  const auto evicting = [&](Index keep, const auto& mask) {
-    EvictingCache<float> cache({.max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+  using Lists = std::vector<std::vector<Index>>;
+  const auto through = [&](auto& cache, Index keep, const auto& slots, const auto& evict) {
     ByRows<float> y(num_tokens, s.out_dim);
     for (Index t = 0; t < num_tokens; ++t) {
-      layer.forward(Serial{}, memory, x.middleRows(t, 1), cache, y.middleRows(t, 1), mask);
+      layer.forward(Serial{}, memory, x.middleRows(t, 1), cache, y.middleRows(t, 1), causal());
       std::vector<Index> last;
-      for (Index slot = std::max<Index>(0, cache.slots(0) - keep); slot < cache.slots(0); ++slot)
-        last.push_back(slot);
-      cache.evict(0, std::vector<std::vector<Index>>(static_cast<std::size_t>(s.G), last));
+      for (Index slot = std::max<Index>(0, slots() - keep); slot < slots(); ++slot) last.push_back(slot);
+      evict(Lists(static_cast<std::size_t>(s.G), last));
     }
     return y;
   };
+  const auto evicting = [&](Index keep) {
+    EvictingCache<float> cache({.max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+    return through(
+        cache, keep, [&] { return cache.slots(0); }, [&](const Lists& kept) { cache.evict(0, kept); });
+  };
+  const auto in_pages = [&](Index keep) {
+    PagedCache<float> pool({.num_pages = 4, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv});
+    EvictingSequence<float> cache(pool.sequence(pool.create()));
+    return through(
+        cache, keep, [&] { return cache.slots(); },
+        [&](const Lists& kept) { cache.evict(std::vector<Lists>{kept}); });
+  };
   const KVCache<float>::Config config{
       .max_tokens = 200, .num_kv_heads = s.G, .head_dim = s.D, .value_dim = s.Dv};
-  EXPECT_EQ(evicting(num_tokens, causal()), fed(KVCache<float>(config), {num_tokens}, causal()));
+  EXPECT_EQ(evicting(num_tokens), fed(KVCache<float>(config), {num_tokens}, causal()));
   const ByRows<float> windowed = fed(KVCache<float>(config), {num_tokens}, sliding_window(31));
-  EXPECT_LE((evicting(30, causal()) - windowed).cwiseAbs().maxCoeff(),
-            1e-5f * windowed.cwiseAbs().maxCoeff());
+  EXPECT_LE((evicting(30) - windowed).cwiseAbs().maxCoeff(), 1e-5f * windowed.cwiseAbs().maxCoeff());
+  EXPECT_EQ(in_pages(30), evicting(30));
 }
 
 TEST_F(LayerLaws, ReadsACrossCacheByRun) {

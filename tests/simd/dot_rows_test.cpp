@@ -44,7 +44,7 @@ struct Rows {
 
   /// a_rows x b_rows, of the depth cut at `cut`, a multiple of the lanes.
   std::vector<Acc> product(Isa isa, Index cut = 0, Index stream = 0) const {
-    const auto& kernels = simd::kernels<T>(isa);
+    const auto& kernels = simd::dot_kernels<T>(isa);
     const Index step = dot_columns * 64 / Index{sizeof(Acc)};
     std::vector<Acc> sums(at(a_rows * step)), c(at(a_rows * dot_columns)), result;
     const auto run = [&](Index from, Index to, bool accumulate) {
@@ -53,7 +53,7 @@ struct Rows {
     };
     if (cut > 0) run(0, cut, false);
     run(cut, depth, cut > 0);
-    simd::row_kernels<Acc>(isa).fold_lanes(sums.data(), a_rows, c.data(), dot_columns);
+    kernels.fold_lanes(sums.data(), a_rows, c.data(), dot_columns);
     for (Index i = 0; i < a_rows; ++i)
       for (Index j = 0; j < b_rows; ++j) result.push_back(c[at(i * dot_columns + j)]);
     return result;

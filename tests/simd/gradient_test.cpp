@@ -42,8 +42,9 @@ TYPED_TEST(GradientRows, GradientIsItsFormulaWhereTheMaskHasABitAndZeroElsewhere
       for (Index r = 0; r < rows; ++r)
         for (Index j = 0; j < columns; ++j)
           if (!counts(r, j)) p[at(r * stride + j)] = ds[at(r * stride + j)] = this->nan;
-      simd::row_kernels<Acc>(isa).gradient({p.data(), ds.data(), stride, rows, columns, scale, lse.data(),
-                                            delta.data(), masked ? mask : nullptr, 2, rows_per_mask});
+      simd::gradient_kernels<Acc>(isa).gradient({p.data(), ds.data(), stride, rows, columns, scale,
+                                                 lse.data(), delta.data(), masked ? mask : nullptr, 2,
+                                                 rows_per_mask});
       for (Index r = 0; r < rows; ++r) {
         for (Index j = 0; j < stride; ++j) {
           const std::size_t i = at(r * stride + j);
@@ -70,7 +71,7 @@ TYPED_TEST(GradientRows, AScoreOfMinusInfinityWeighsNothing) {
     for (Acc lse : {Acc{1}, -this->inf}) {
       std::vector<Acc> p(64, -this->inf), ds(64, Acc{2});
       const Acc delta = 1;
-      simd::row_kernels<Acc>(isa).gradient(
+      simd::gradient_kernels<Acc>(isa).gradient(
           {p.data(), ds.data(), 64, 1, 64, Acc{1}, &lse, &delta, nullptr, 0, 1});
       EXPECT_EQ(p, std::vector<Acc>(64, Acc{0}));
       EXPECT_EQ(ds, std::vector<Acc>(64, Acc{0}));
@@ -90,7 +91,7 @@ TYPED_TEST(GradientRows, DotSumsProducts) {
         sum += product;
         magnitude += std::abs(product);
       }
-      EXPECT_NEAR(static_cast<double>(simd::row_kernels<Acc>(isa).dot(x.data(), y.data(), n)), sum,
+      EXPECT_NEAR(static_cast<double>(simd::gradient_kernels<Acc>(isa).dot(x.data(), y.data(), n)), sum,
                   static_cast<double>(n + 1) * this->epsilon * magnitude)
           << n;
     }
@@ -103,7 +104,7 @@ TYPED_TEST(GradientRows, SoftCapSlopeIsTheDerivative) {
     for (Index n : {1, 16, 71}) {
       const auto x = test::random_values<Acc>(7, n, 4);
       std::vector<Acc> y(at(n + 1), Acc{3});
-      simd::row_kernels<Acc>(isa).soft_cap_slope(x.data(), y.data(), n, Acc(2.5));
+      simd::gradient_kernels<Acc>(isa).soft_cap_slope(x.data(), y.data(), n, Acc(2.5));
       for (Index i = 0; i < n; ++i)
         EXPECT_NEAR(static_cast<double>(y[at(i)]),
                     3 / std::pow(std::cosh(static_cast<double>(x[at(i)]) / 2.5), 2), 24 * this->epsilon);

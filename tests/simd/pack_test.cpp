@@ -211,5 +211,53 @@ TEST(PackPairs, InterleavedValuesStandInPairsOfKeys) {
   }
 }
 
+/// Rows of floats with what rounds in every way there is: ties, subnormals, overflow, infinities, NaNs.
+std::vector<float> odd_rows(Index keys, Index stride) {
+  std::vector<float> rows = rows_of<float>(keys, stride, stride, 6);
+  const std::uint32_t odd[] = {0x80000000, 0x00000001, 0x33000000, 0x33000001, 0x387fe000, 0x477fefff,
+                               0x477ff000, 0x7f7fffff, 0xff800000, 0x7f800001, 0xffc12345, 0x3f808000,
+                               0x3f818000, 0x3f801000, 0x3f803000, 0x00008000};
+  for (std::size_t i = 0; i < rows.size(); i += 3)
+    std::memcpy(&rows[i], &odd[i / 3 % std::size(odd)], sizeof(float));
+  return rows;
+}
+
+/// To the bit what two steps would give: rows rounded, then moved as they are stored.
+template <class T, class Step, class Stored>
+void expect_rounded_on_the_way(const char* name, Isa isa, Index keys, Index dim, Step step, Stored stored) {
+  const Index stride = dim + 3;
+  const Exact<float> rows(odd_rows(keys, stride));
+  std::vector<T> rounded(at(keys * stride));
+  for (Index j = 0; j < keys; ++j)
+    simd::convert_kernels<T>(isa).round(&rows.data[at(j * stride)], dim, &rounded[at(j * stride)]);
+  std::vector<T> way(at(round_up(dim, padding) * tile_keys), T{-7.0f}), expected = way;
+  step(rows.data.get(), stride, way.data());
+  stored(rounded.data(), stride, expected.data());
+  ASSERT_EQ(std::memcmp(way.data(), expected.data(), way.size() * sizeof(T)), 0)
+      << name << ", " << gqa::name(isa) << ": keys " << keys << ", dim " << dim;
+}
+
+TEST(PackRounded, RowsOfFloatsBecomeWhatRoundedRowsDo) {
+  for (Isa isa : test::supported_isas())
+    for (Index keys : {1, 2, 3, 16, 17, 64})
+      for (Index dim : {1, 15, 16, 31, 32, 33, 80, 113}) {
+        const auto& halves = simd::kernels<half>(isa);
+        expect_rounded_on_the_way<half>(
+            "transpose_rounded", isa, keys, dim,
+            [&](const float* x, Index s, half* to) { halves.transpose_rounded(x, s, keys, dim, keys, to); },
+            [&](const half* x, Index s, half* to) { halves.transpose_stored(x, s, keys, dim, keys, to); });
+        const auto& pairs = simd::kernels<bfloat16>(isa);
+        const Index out = round_up(dim, padding) * 2;
+        expect_rounded_on_the_way<bfloat16>(
+            "interleave_rounded", isa, keys, dim,
+            [&](const float* x, Index s, bfloat16* to) {
+              pairs.interleave_rounded(x, s, keys, dim, to, out);
+            },
+            [&](const bfloat16* x, Index s, bfloat16* to) {
+              pairs.interleave_pairs(x, s, keys, dim, to, out);
+            });
+      }
+}
+
 }  // namespace
 }  // namespace gqa

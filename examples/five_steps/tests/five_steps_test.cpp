@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "real_model.hpp"
 #include "support/attention_case.hpp"
@@ -131,6 +132,22 @@ TEST_F(Program, GivesARealModelsOwnNextToken) {
           " --layer 10 --window 8 --prompt 'The capital of France is the city of Paris. The capital of "
           "Italy is the city of'",
       "the next token is \" Rome\" both ways");
+}
+
+TEST_F(Program, PrintsJson) {
+  for (const std::string& arguments :
+       {std::string("--json"), tiny() + "--json --prompt 'the fox' --layer 1"}) {
+    const Result result = run(arguments);
+    ASSERT_EQ(result.code, 0) << result.err;
+    const auto json = nlohmann::json::parse(result.out);
+    EXPECT_EQ(json.at("model").is_null(), arguments == "--json");
+    EXPECT_EQ(json.at("window"), 16);
+    EXPECT_LT(json.at("largest_difference"), 1e-5);
+    const double scores = json.at("local_scores");
+    EXPECT_TRUE(scores > 0 && scores <= 1) << scores;
+  }
+  const auto groups = nlohmann::json::parse(run("--json").out).at("groups");
+  EXPECT_EQ(groups, nlohmann::json::parse("[[0, 1, 2, 3], [4, 5, 6, 7]]"));
 }
 
 TEST_F(Program, RefusesWrongInput) {

@@ -7,7 +7,7 @@ namespace generate {
 namespace {
 
 TEST(TimeLeft, GoesByWhatHasBeenDone) {
-  TimeLeft left;
+  common::TimeLeft left;
   EXPECT_EQ(left.at(0, 0), "");
   EXPECT_EQ(left.at(0.5, 1), "");  // too early to tell
   EXPECT_EQ(left.at(0.5, 10), "10 s");
@@ -17,14 +17,14 @@ TEST(TimeLeft, GoesByWhatHasBeenDone) {
 }
 
 TEST(TimeLeft, DoesNotCountWhatWasDoneBefore) {
-  TimeLeft left;
+  common::TimeLeft left;
   EXPECT_EQ(left.at(0.5, 100), "");
   EXPECT_EQ(left.at(0.5, 110), "");  // nothing yet
   EXPECT_EQ(left.at(0.75, 130), "30 s");
 }
 
 TEST(TimeLeft, StartsAnewWithOtherWork) {
-  TimeLeft left;
+  common::TimeLeft left;
   left.at(0, 0);
   EXPECT_EQ(left.at(0.9, 90), "10 s");
   EXPECT_EQ(left.at(0.1, 100), "");

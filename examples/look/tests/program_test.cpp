@@ -200,16 +200,29 @@ TEST_F(Program, RefusesWhatCannotBe) {
   refused({"--text", text, "--html", path("no/page.html")}, "no/page.html: No such file");
   refused({"--text", text, "--svg", path("no/page.svg")}, "no/page.svg: No such file");
   refused({"--text", text, "--html", folder_.string()}, "Is a directory");
+  refused({"--text", text, "--svg", folder_.string()}, "Is a directory");
+  refused({"--text-file", folder_.string()}, "Is a directory");
+  refused({"--text", text, "--html", ""}, "--html needs a file's name");
+  refused({"--text", text, "--threads", "0"}, "--threads");
+  refused({"--text", text, "extra"}, "extra");
   std::ofstream(path("empty.txt")).flush();
   refused({"--text-file", path("empty.txt")}, "is empty");
   std::ofstream(path("text.gguf")) << "this is no model";
   expect_refused(run({"--model", path("text.gguf"), "--text", text}), "text.gguf: ");
   expect_refused(run({"--model", path("none.gguf"), "--text", text}), "none.gguf");
+  std::ofstream(path("config.json")) << "{\"num_hidden_layers\": 3}";
+  expect_refused(run({"--model", path("config.json"), "--text", text}), "config.json: this is no GGUF file");
+  std::ofstream(path("nothing.gguf")).flush();
+  expect_refused(run({"--model", path("nothing.gguf"), "--text", text}), "nothing.gguf: the file ends");
+  expect_refused(run({"--model", folder_.string(), "--text", text}), "Is a directory");
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    EXPECT_NE(entry.path().filename(), "look.html") << "a mistake leaves nothing behind";
 }
 
 TEST_F(Program, RefusesFullDisks) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
   refused({"--text", text, "--svg", "/dev/full"}, "/dev/full: No space left");
+  refused({"--text", text, "--html", "/dev/full"}, "/dev/full: No space left");
 }
 
 #ifdef LOOK_BROWSER
@@ -261,29 +274,62 @@ window.addEventListener('load', () => {
   check('one layer', new Set([...at('heads').tBodies[0].rows].map((row) => row.cells[0].textContent)).size === 1);
   check('the text', at('strip').textContent.includes('<fox>'));
   check('masks drawn', [...document.querySelectorAll('#masks img')].length > 0);
+  // Letters stand out from what is behind them, and the heat map from the page: 4.5 and 3 to 1, as WCAG asks.
+  const dark = matchMedia('(prefers-color-scheme: dark)').matches;
+  const numbers = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3).map((x) => x / 255).map((x) => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
+      .reduce((sum, x, i) => sum + x * [.2126, .7152, .0722][i], 0);
+  const contrast = (a, b) => (Math.max(light(a), light(b)) + .05) / (Math.min(light(a), light(b)) + .05);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = numbers(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3) return colour;
+      if (colour[3] > 0) return null;  // one shines through
+    }
+    return null;
+  };
+  for (const node of document.querySelectorAll('body, h1, h2, h3, p, th, td, button, select, label, kbd')) {
+    const ground = behind(node);
+    if (ground && contrast(numbers(getComputedStyle(node).color), ground) < 4.5)
+      wrong.push(`${node.tagName} ${node.id} is hard to read`);
+  }
+  const page = behind(document.body);
+  check('a page of its theme', (light(page) < .2) === dark);
+  const cells = at('heat').getContext('2d').getImageData(0, 0, at('heat').width, at('heat').height).data;
+  let clearest = 0;
+  for (let i = 0; i < cells.length; i += 4) {
+    const share = cells[i + 3] / 255;
+    clearest = Math.max(clearest, contrast([0, 1, 2].map((c) => cells[i + c] * share + page[c] * (1 - share)), page));
+  }
+  check('a heat map to be seen', clearest >= 3);
   check('nothing asked for', performance.getEntriesByType('resource').every((e) => e.name.startsWith('data:')));
-  parent.postMessage(innerWidth + ': ' + (wrong.join('; ') || 'well'), '*');
+  parent.postMessage(`${innerWidth} ${dark ? 'dark' : 'light'}: ` + (wrong.join('; ') || 'well'), '*');
 });
 </script>)";
 
-TEST_F(Program, WorksInABrowserNarrowAndWide) {
+TEST_F(Program, WorksInABrowserNarrowAndWideLightAndDark) {
   ASSERT_EQ(run_tiny({"--text", text, "--html", path("page.html")}).code, 0);
   std::string page = file("page.html");
   page.insert(page.find("<style>"), person);
   std::ofstream(path("page.html")) << page;
   std::ofstream(path("frames.html")) << "<!DOCTYPE html><body><script>addEventListener('message', (e) => {"
                                         "const p = document.createElement('p'); p.textContent = e.data;"
-                                        "document.body.append(p); });</script>"
-                                        "<iframe src='page.html' width=320 height=640></iframe>"
-                                        "<iframe src='page.html' width=1920 height=1000></iframe>";
+                                        "document.body.append(p); });</script>";
+  {
+    std::ofstream frames(path("frames.html"), std::ios::app);
+    for (const char* scheme : {"light", "dark"})
+      frames << "<iframe src='page.html' width=320 height=640 style='color-scheme: " << scheme
+             << "'></iframe><iframe src='page.html' width=1920 height=1000 style='color-scheme: " << scheme
+             << "'></iframe>";
+  }
   const std::string command = std::string("timeout 100 ") + LOOK_BROWSER +
                               " --headless --no-sandbox --disable-gpu --user-data-dir=" + path("profile") +
                               " --virtual-time-budget=20000 --dump-dom file://" + path("frames.html") + " >" +
                               path("dom") + " 2>" + path("log");
   ASSERT_EQ(std::system(command.c_str()), 0) << generate::test::read(path("log"));
   const std::string dom = file("dom");
-  EXPECT_NE(dom.find("<p>320: well</p>"), std::string::npos) << dom;
-  EXPECT_NE(dom.find("<p>1920: well</p>"), std::string::npos) << dom;
+  for (const char* frame : {"320 light", "1920 light", "320 dark", "1920 dark"})
+    EXPECT_NE(dom.find("<p>" + std::string(frame) + ": well</p>"), std::string::npos) << frame << dom;
 }
 #endif
 

@@ -11,6 +11,8 @@
 namespace uptrain {
 namespace {
 
+using common::Chart;
+
 /// Two seeds of a world in which everything is as expected, but that first is better than mean before
 /// uptraining.
 Results expected_results() {

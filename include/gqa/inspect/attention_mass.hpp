@@ -16,8 +16,8 @@ namespace gqa {
 /// queries.
 ///
 ///     gqa::AttentionMass mass(H, G);
-///     gqa::for_probabilities(q, cache.layer(i), {}, [&](const auto& rows) { mass.add(rows); },
-///     gqa::causal());
+///     const auto add = [&](const gqa::ProbabilityRows& rows) { mass.add(rows); };
+///     gqa::for_probabilities(q, cache.layer(i), {}, add, gqa::causal());
 ///
 /// Over the queries of a prefill's end it is what SnapKV looks at; added to at every step, what H2O does.
 class AttentionMass {
@@ -72,10 +72,9 @@ class AttentionMass {
 
 namespace detail {
 
-inline void check_keep(Index keep, Index always, const char* what, Index slots) {
+inline void check_keep(Index keep, Index always, const char* what) {
   GQA_CHECK(always >= 0 && keep >= std::max<Index>(always, 1), std::invalid_argument,
             "keep is " << keep << ", expected at least 1 and the " << always << " of " << what);
-  GQA_CHECK(slots >= 0, std::invalid_argument, "slots is " << slots << ", expected at least 0");
 }
 
 /// The `keep` slots of the largest scores, the last `recent` among them in any case, ascending.
@@ -102,7 +101,7 @@ inline std::vector<Index> best_slots(std::span<const double> scores, Index keep,
 /// `keep` in all, those of the largest mass. All where there are fewer. Throws std::invalid_argument for a
 /// keep of 0 or below `recent`.
 inline std::vector<std::vector<Index>> heavy_hitters(const AttentionMass& mass, Index keep, Index recent) {
-  detail::check_keep(keep, recent, "recent", mass.num_keys());
+  detail::check_keep(keep, recent, "recent");
   std::vector<std::vector<Index>> kept;
   for (Index g = 0; g < mass.num_kv_heads(); ++g)
     kept.push_back(detail::best_slots(mass.of(g), keep, recent));
@@ -116,7 +115,7 @@ inline std::vector<std::vector<Index>> heavy_hitters(const AttentionMass& mass, 
 /// below 1.
 inline std::vector<std::vector<Index>> snap_slots(const AttentionMass& mass, Index keep, Index window,
                                                   Index pool = 7) {
-  detail::check_keep(keep, window, "window", mass.num_keys());
+  detail::check_keep(keep, window, "window");
   GQA_CHECK(pool >= 1 && pool % 2 == 1, std::invalid_argument,
             "pool is " << pool << ", expected an odd number");
   std::vector<std::vector<Index>> kept;
@@ -137,7 +136,8 @@ inline std::vector<std::vector<Index>> snap_slots(const AttentionMass& mass, Ind
 /// in all, the same for each KV head. Throws std::invalid_argument for a keep of 0 or below the sinks.
 inline std::vector<std::vector<Index>> sinks_and_recent(Index slots, Index num_kv_heads, Index keep,
                                                         Index sinks) {
-  detail::check_keep(keep, sinks, "sinks", slots);
+  detail::check_keep(keep, sinks, "sinks");
+  GQA_CHECK(slots >= 0, std::invalid_argument, "slots is " << slots << ", expected at least 0");
   GQA_CHECK(num_kv_heads >= 1, std::invalid_argument,
             "num_kv_heads is " << num_kv_heads << ", expected at least 1");
   std::vector<Index> list;

@@ -71,6 +71,7 @@ void for_probabilities(E&& executor, const Q& q, const KV& kv, const Probability
             "for_probabilities: memory is " << options.memory << ", expected at least 1 byte");
   decltype(auto) view = as_kv_view(kv);
   const auto call = detail::make_call<Dynamic, Dynamic>(q, view, extras);
+  detail::refuse_tuning(extras.options, "for_probabilities");
   GQA_CHECK(
       options.seq >= 0 && options.seq < call.num_seqs, std::invalid_argument,
       "for_probabilities: seq is " << options.seq << ", expected at least 0 and less than " << call.num_seqs);

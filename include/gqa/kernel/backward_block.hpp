@@ -52,6 +52,7 @@ class BackwardBlock {
   BackwardBlock(Arena& arena, const BackwardCall<Acc>& call, const CallKernels<Acc>& kernels, Index max_rows)
       : call_(call),
         kernels_(kernels),
+        gradients_(simd::gradient_kernels<Acc>(kernels.set)),
         scores_(arena.take<Acc>(checked_mul(max_rows, stride, "workspace"))),
         d_scores_(arena.take<Acc>(checked_mul(max_rows, stride, "workspace"))),
         raw_(arena.take<Acc>(tuning::backward_keys)),
@@ -133,18 +134,17 @@ class BackwardBlock {
   void differentiate(Index first, Index count, Acc scale, const BackwardRows<Acc>& rows) const {
     const Range columns = seen_.columns();
     const Index rows_per_mask = seen_.whole ? 1 : seen_.rows_per_mask;
-    kernels_.rows.gradient(
-        {.scores = scores_ + first * stride + columns.begin,
-         .d_scores = d_scores_ + first * stride + columns.begin,
-         .stride = stride,
-         .rows = count,
-         .columns = columns.size(),
-         .scale = scale,
-         .lse = rows.lse + first,
-         .delta = rows.delta + first,
-         .mask = seen_.whole ? nullptr : seen_.row(first / rows_per_mask) + seen_.first_tile,
-         .mask_stride = chunk_tiles,
-         .rows_per_mask = rows_per_mask});
+    gradients_.gradient({.scores = scores_ + first * stride + columns.begin,
+                         .d_scores = d_scores_ + first * stride + columns.begin,
+                         .stride = stride,
+                         .rows = count,
+                         .columns = columns.size(),
+                         .scale = scale,
+                         .lse = rows.lse + first,
+                         .delta = rows.delta + first,
+                         .mask = seen_.whole ? nullptr : seen_.row(first / rows_per_mask) + seen_.first_tile,
+                         .mask_stride = chunk_tiles,
+                         .rows_per_mask = rows_per_mask});
   }
 
   /// The same of one row through the score function and back.
@@ -269,6 +269,7 @@ class BackwardBlock {
 
   const BackwardCall<Acc>& call_;
   const CallKernels<Acc>& kernels_;
+  const simd::GradientKernels<Acc>& gradients_;
   Acc* scores_;
   Acc* d_scores_;
   Acc* raw_;  // a row of scores as they enter the score function

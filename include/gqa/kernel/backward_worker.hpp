@@ -77,6 +77,7 @@ class BackwardWorker {
   BackwardWorker(Arena& arena, const BackwardCall<Acc>& call, const CallKernels<Acc>& kernels, Index max_rows)
       : call_(call),
         kernels_(kernels),
+        gradients_(simd::gradient_kernels<Acc>(kernels.set)),
         block_rows_(std::min(
             std::max(tuning::backward_rows(call.forward.kv.head_dim, call.forward.kv.value_dim, sizeof(Acc)),
                      call.forward.heads.group_size),
@@ -180,7 +181,7 @@ class BackwardWorker {
             rows_.d_out.stride);
       widen(call.out_format, item.queries.out.at(0, token, q_head), value_dim, 1, out_.row(0), out_.stride);
       lse_[row] = *reinterpret_cast<const Acc*>(item.queries.lse.at(0, token, q_head));
-      delta_[row] = kernels_.rows.dot(rows_.d_out.row(row), out_.row(0), value_dim);
+      delta_[row] = gradients_.dot(rows_.d_out.row(row), out_.row(0), value_dim);
       if (sink_sums != nullptr) add_sink(row, q_head, sink_sums);
     }
     Acc* dq = rows_.dq.row(block.first_row);
@@ -195,7 +196,7 @@ class BackwardWorker {
   /// whatever its d_out.
   void add_sink(Index row, Index q_head, double* sums) const {
     const double sink = (*call_.forward.sinks)(q_head);
-    if (std::isinf(sink) || kernels_.rows.dot(out_.row(0), out_.row(0), out_.stride) == Acc{0}) return;
+    if (std::isinf(sink) || gradients_.dot(out_.row(0), out_.row(0), out_.stride) == Acc{0}) return;
     sums[q_head] -=
         rounded(std::exp(sink - static_cast<double>(lse_[row])) * static_cast<double>(delta_[row]));
   }
@@ -218,6 +219,7 @@ class BackwardWorker {
 
   const BackwardCall<Acc>& call_;
   const CallKernels<Acc>& kernels_;
+  const simd::GradientKernels<Acc>& gradients_;
   Index block_rows_;
   BackwardRows<Acc> rows_;
   Acc* lse_;

@@ -11,6 +11,7 @@
 #include "gqa/core/tensor.hpp"
 #include "gqa/kernel/group_mask.hpp"
 #include "gqa/kernel/row_state.hpp"
+#include "gqa/kernel/tuning.hpp"
 #include "gqa/kv/view.hpp"
 #include "gqa/score/score_mod_concept.hpp"
 #include "gqa/score/sink_logits.hpp"
@@ -128,6 +129,7 @@ struct Call {
   RowState<Acc> resume,
       keep;  // of rows token * num_q_heads + q_head: begin with, leave the result in; may be none
   bool write_output = true;
+  Tuning tuning = {};
 
   Index head_dim() const { return kv.head_dim; }
   Index value_stride() const { return round_up(kv.value_dim, simd::padding); }

@@ -109,6 +109,25 @@ ScoreScale<Acc> checked_scale(const AttentionOptions& options, Index head_dim) {
   return ScoreScale<Acc>(static_cast<Acc>(scale));
 }
 
+/// How the work is cut, if that is said.
+inline const Tuning& checked_tuning(const AttentionOptions& options) {
+  const Tuning& given = options.tuning;
+  const auto check = [](const char* name, Index value) {
+    GQA_CHECK(value >= 0 && value <= tuning::most_tuning, std::invalid_argument,
+              "tuning: " << name << " is " << value << ", expected 0 to " << tuning::most_tuning);
+  };
+  check("threads", given.threads);
+  check("block_rows", given.block_rows);
+  check("task_rows", given.task_rows);
+  check("tasks_per_thread", given.tasks_per_thread);
+  return given;
+}
+/// Of calls that cut their work otherwise.
+inline void refuse_tuning(const AttentionOptions& options, const char* call) {
+  GQA_CHECK(options.tuning == Tuning{}, std::invalid_argument,
+            "tuning: given, expected none: " << call << " cuts its work in its own way");
+}
+
 /// Where the queries of each sequence begin, if that is said.
 inline std::span<const Index> checked_q_offsets(const AttentionOptions& options, const QueryBatch& batch) {
   GQA_CHECK(!options.q_offset || options.q_offsets.empty(), std::invalid_argument,
@@ -207,6 +226,10 @@ auto begin_call(const Q& q, const View& view, const E& extras) {
                   }};
   check_head_dim(call.batch, call.kv);
   call.scale = checked_scale<Acc>(extras.options, call.batch.dim);
+  if (Backward)
+    refuse_tuning(extras.options, "attention_backward");
+  else
+    call.tuning = checked_tuning(extras.options);
   call.sinks = extras.sinks;
   call.q = strided_rows(as_view(packed(q)));
   if constexpr (!mixed) call.q_format = row_format<TQ, Acc>();

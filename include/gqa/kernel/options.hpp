@@ -8,6 +8,7 @@
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kernel/row_state.hpp"
+#include "gqa/kernel/tuning.hpp"
 #include "gqa/kernel/workspace.hpp"
 
 namespace gqa {
@@ -19,6 +20,7 @@ struct AttentionOptions {
       {};  ///< position of the first query; the last query sits on the last key unless given
   std::span<const Index> q_offsets = {};  ///< the same, one for each sequence
   Workspace* workspace = nullptr;  ///< memory to work in, kept by the caller; none: allocated for the call
+  Tuning tuning = {};  ///< how attention() and cascade_attention() cut their work; other calls refuse one
 };
 
 template <class T>

@@ -115,7 +115,20 @@ struct PlanSizes {
   Index kv_bytes = 4;  ///< of one stored element
   Index num_threads = 1;
   tuning::BlockSizes blocks = {768, 192};
+  Index tasks_per_thread = tuning::tasks_per_thread;
+  double min_parallel_ns = tuning::min_parallel_ns;  ///< less than this is one thread's work
 };
+
+/// Puts what the caller said about cutting the work in place of what was chosen.
+inline void apply(const Tuning& given, PlanSizes& sizes) {
+  if (given.threads > 0) {
+    sizes.num_threads = std::min(sizes.num_threads, given.threads);
+    sizes.min_parallel_ns = 0;
+  }
+  if (given.block_rows > 0) sizes.blocks = {16 * given.block_rows, given.block_rows};
+  if (given.task_rows > 0) sizes.blocks.task_rows = given.task_rows;
+  if (given.tasks_per_thread > 0) sizes.tasks_per_thread = given.tasks_per_thread;
+}
 
 /// The tasks of a call and what they need.
 struct Plan {
@@ -161,8 +174,8 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
     num_tasks += ceil_div(s.num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
   const Index num_threads = std::clamp<Index>(sizes.num_threads, 1, tuning::most_threads);
-  const bool parallel = num_threads > 1 && total_ns >= tuning::min_parallel_ns;
-  const Index wanted = parallel ? tuning::tasks_wanted(num_threads) : 1;
+  const bool parallel = num_threads > 1 && total_ns >= sizes.min_parallel_ns;
+  const Index wanted = parallel ? sizes.tasks_per_thread * num_threads : 1;
   for (; parallel && num_tasks < wanted && task_tokens > block_tokens;) {
     task_tokens = std::max(block_tokens, ceil_div(task_tokens, 2));
     num_tasks = 0;

@@ -51,13 +51,14 @@ PlanSequence plan_sequence(const Call<Acc>& call, Index seq) {
 /// Plans a call for `num_threads` threads. Returns the rows of a block.
 template <class Acc>
 Index plan_call(const Call<Acc>& call, Index num_threads, Plan& plan) {
-  const PlanSizes sizes{.num_kv_heads = call.heads.num_kv_heads,
-                        .group_size = call.heads.group_size,
-                        .head_dim = call.kv.head_dim,
-                        .value_dim = call.kv.value_dim,
-                        .kv_bytes = call.kv.format->bytes,
-                        .num_threads = num_threads,
-                        .blocks = tuning::block_sizes(call.kv.head_dim, call.kv.value_dim, sizeof(Acc))};
+  PlanSizes sizes{.num_kv_heads = call.heads.num_kv_heads,
+                  .group_size = call.heads.group_size,
+                  .head_dim = call.kv.head_dim,
+                  .value_dim = call.kv.value_dim,
+                  .kv_bytes = call.kv.format->bytes,
+                  .num_threads = num_threads,
+                  .blocks = tuning::block_sizes(call.kv.head_dim, call.kv.value_dim, sizeof(Acc))};
+  apply(call.tuning, sizes);
   make_plan(
       sizes, call.num_seqs, [&](Index seq) { return plan_sequence(call, seq); }, plan);
   return sizes.blocks.block_rows;

@@ -20,6 +20,7 @@ class ScoreRowsWorker {
                   const RowsWanted<Acc>& wanted, Index max_rows)
       : call_(call),
         kernels_(kernels),
+        gradients_(simd::gradient_kernels<Acc>(kernels.set)),
         wanted_(wanted),
         queries_(arena, call, max_rows, false),
         scores_(arena, call, kernels, max_rows),
@@ -95,12 +96,12 @@ class ScoreRowsWorker {
         kernels_.rows.scale(row + columns.begin, columns.size(), call_.scale.size);
       hide(i, row);
       if (wanted_.probabilities)
-        kernels_.rows.probabilities({.scores = row + columns.begin,
-                                     .stride = 0,
-                                     .rows = 1,
-                                     .columns = columns.size(),
-                                     .max = total_.max + i,
-                                     .sum = total_.sum + i});
+        gradients_.probabilities({.scores = row + columns.begin,
+                                  .stride = 0,
+                                  .rows = 1,
+                                  .columns = columns.size(),
+                                  .max = total_.max + i,
+                                  .sum = total_.sum + i});
       wanted_.tell(work, item, i, there, {row + columns.begin, static_cast<std::size_t>(columns.size())});
     }
   }
@@ -122,6 +123,7 @@ class ScoreRowsWorker {
 
   const Call<Acc>& call_;
   const CallKernels<Acc>& kernels_;
+  const simd::GradientKernels<Acc>& gradients_;
   const RowsWanted<Acc>& wanted_;
   PackedQueries<Acc> queries_;
   ScoreBlock<Acc> scores_;

@@ -28,7 +28,21 @@ inline constexpr Index chunk_keys = chunk_tiles * tile_keys;
 /// each of these in place of one for each chunk, and merges to the same bits.
 inline constexpr Index merge_keys = 16 * chunk_keys;
 
+/// How a call is cut into work, where its caller knows better than the sizes say: it changes the time and no
+/// bit. 0: as the library chooses. gqa::tune() measures it.
+struct Tuning {
+  Index threads = 0;           ///< of the executor's, at most; given, so many however little there is to do
+  Index block_rows = 0;        ///< query rows (tokens x group_size) whose scores are kept at once
+  Index task_rows = 0;         ///< query rows that a task has at most
+  Index tasks_per_thread = 0;  ///< that queries, and then keys, are cut into at least, if they can be
+
+  friend bool operator==(const Tuning&, const Tuning&) = default;
+};
+
 namespace detail::tuning {
+
+/// What a Tuning's numbers may be at most: more than there are rows, threads and tasks to gain from.
+inline constexpr Index most_tuning = Index{1} << 20;
 
 /// Backward cuts a sequence's queries into as many slices, which sum up gradients of the keys each for itself
 /// until they merge in ascending order: by the scores of one KV head alone. 2^23 of them take about 50 ms (5
@@ -90,7 +104,7 @@ constexpr double backward_ns(double pairs, Index head_dim, Index value_dim) {
 }
 
 /// Four tasks a thread leave at most a quarter of one thread's share to wait for at the end.
-constexpr Index tasks_wanted(Index num_threads) { return 4 * num_threads; }
+inline constexpr Index tasks_per_thread = 4;
 
 /// More threads than this are not told apart: what an executor claims to have must not overflow.
 inline constexpr Index most_threads = Index{1} << 16;

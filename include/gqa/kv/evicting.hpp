@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gqa/kv/cache.hpp"
+#include "gqa/kv/kept_slots.hpp"
 
 namespace gqa {
 
@@ -23,7 +24,8 @@ namespace gqa {
 ///
 /// Every operation either happens or throws and leaves the cache as it was. evict() puts the kept tokens in
 /// new memory and gives the old back: views of that layer taken before throw std::invalid_argument from then
-/// on. Not safe for concurrent writing; any number of threads may read.
+/// on; reading one while evict() runs is a race, as while anything is written. Not safe for concurrent
+/// writing; any number of threads may read.
 template <gqa::Scalar T>
 class EvictingCache {
  public:
@@ -68,12 +70,13 @@ class EvictingCache {
   void write(Index layer, const Span& span, const K& k, const V& v) {
     Layer& l = at(layer);
     const Range p = span.positions;
-    GQA_CHECK(span.epoch == epoch_ && p.begin >= l.first_late && p.begin <= p.end && p.end <= seen_,
+    GQA_CHECK(span.epoch == epoch_ && p.begin >= l.kept.first_late && p.begin <= p.end && p.end <= seen_,
               std::invalid_argument,
               "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the last "
-                              << seen_ - l.first_late << " of " << seen_ << " that no eviction has seen");
+                              << seen_ - l.kept.first_late << " of " << seen_
+                              << " that no eviction has seen");
     // The slots' own epoch changes where an extension failed; what it is, one of nothing says.
-    l.slots.write(0, Span{l.slots_of(p), l.slots.extend(0).epoch}, k, v);
+    l.slots.write(0, Span{l.kept.slots_of(p), l.slots.extend(0).epoch}, k, v);
   }
 
   /// Keeps some slots of one layer, `kept[g]` those of KV head g in ascending order, as many for each, and
@@ -85,18 +88,7 @@ class EvictingCache {
     GQA_CHECK(slots == l.slots.size(), std::invalid_argument,
               "evict: layer " << layer << " is written up to " << slots << " of its " << l.slots.size()
                               << " slots");
-    GQA_CHECK(
-        std::ssize(kept) == heads, std::invalid_argument,
-        "evict: kept has " << kept.size() << " lists, expected one for each of " << heads << " KV heads");
-    const Index count = std::ssize(kept[0]);
-    GQA_CHECK(count >= 1, std::invalid_argument, "evict: nothing is kept, expected at least 1 slot");
-    for (const auto& list : kept) {
-      GQA_CHECK(std::ssize(list) == count, std::invalid_argument,
-                "evict: heads keep " << count << " and " << list.size() << " slots, expected as many each");
-      for (std::size_t i = 0; i < list.size(); ++i)
-        GQA_CHECK(list[i] >= 0 && list[i] < slots && (i == 0 || list[i - 1] < list[i]), std::invalid_argument,
-                  "evict: slot " << list[i] << ", expected ascending ones of the " << slots << " there are");
-    }
+    const Index count = detail::checked_kept(kept, heads, slots);
 
     const Index dim = head_dim(), dv = value_dim();
     std::vector<T> k(size_of(slots, dim)), v(size_of(slots, dv)), k_kept(size_of(count, dim)),
@@ -104,20 +96,11 @@ class EvictingCache {
     const TensorView<T> all_k(k.data(), slots, heads, dim), all_v(v.data(), slots, heads, dv),
         some_k(k_kept.data(), count, heads, dim), some_v(v_kept.data(), count, heads, dv);
     l.slots.read(0, {0, slots}, all_k, all_v);
-    std::vector<std::vector<Index>> positions(kept.size());
-    for (Index g = 0; g < heads; ++g) {
-      const auto& list = kept[static_cast<std::size_t>(g)];
-      for (Index i = 0; i < count; ++i) {
-        const Index slot = list[static_cast<std::size_t>(i)];
-        std::copy_n(all_k.at(0, slot, g), dim, some_k.at(0, i, g));
-        std::copy_n(all_v.at(0, slot, g), dv, some_v.at(0, i, g));
-        positions[static_cast<std::size_t>(g)].push_back(position(layer, g, slot));
-      }
-    }
+    detail::copy_kept(kept, all_k, some_k);
+    detail::copy_kept(kept, all_v, some_v);
     Layer next(new_slots());
     next.slots.append(TensorView<const T>(some_k), TensorView<const T>(some_v));
-    next.kept = std::move(positions);
-    next.first_late = seen_;
+    next.kept = l.kept.after(kept, seen_);
     l = std::move(next);
   }
 
@@ -128,8 +111,7 @@ class EvictingCache {
               std::out_of_range,
               "slot " << slot << " of KV head " << kv_head << ", expected less than " << l.slots.size()
                       << " and " << num_kv_heads());
-    if (slot >= l.num_kept()) return slot + l.evicted();
-    return l.kept[static_cast<std::size_t>(kv_head)][static_cast<std::size_t>(slot)];
+    return l.kept.position(kv_head, slot);
   }
   /// How many tokens a layer holds. Throws std::out_of_range.
   Index slots(Index layer) const { return at(layer).slots.size(); }
@@ -138,10 +120,10 @@ class EvictingCache {
   template <TensorLike K, TensorLike V>
   void read(Index layer, Range positions, K&& k, V&& v) const {
     const Layer& l = at(layer);
-    GQA_CHECK(positions.begin >= l.first_late, std::invalid_argument,
-              "read: tokens from " << positions.begin << " on, expected those from " << l.first_late
+    GQA_CHECK(positions.begin >= l.kept.first_late, std::invalid_argument,
+              "read: tokens from " << positions.begin << " on, expected those from " << l.kept.first_late
                                    << " on, where layer " << layer << " was last evicted from");
-    l.slots.read(0, l.slots_of(positions), k, v);
+    l.slots.read(0, l.kept.slots_of(positions), k, v);
   }
   View layer(Index i) const { return at(i).slots.layer(0); }
 
@@ -155,21 +137,20 @@ class EvictingCache {
               "truncate: n is " << n << ", expected at least " << oldest_truncation()
                                 << ", where tokens were last evicted");
     if (n == seen_) return;
-    for (Layer& l : layers_) l.slots.truncate(n - l.evicted());
+    for (Layer& l : layers_) l.slots.truncate(n - l.kept.evicted());
     seen_ = n;
     epoch_ = detail::next_epoch();
   }
   Index oldest_truncation() const {
     Index oldest = 0;
-    for (const Layer& l : layers_) oldest = std::max(oldest, l.first_late);
+    for (const Layer& l : layers_) oldest = std::max(oldest, l.kept.first_late);
     return oldest;
   }
   /// Forgets every token and gives the memory back.
   void clear() {
     for (Layer& l : layers_) {
       l.slots.clear();
-      l.kept.clear();
-      l.first_late = 0;
+      l.kept = {};
     }
     seen_ = 0;
     epoch_ = detail::next_epoch();
@@ -196,14 +177,9 @@ class EvictingCache {
  private:
   struct Layer {
     KVCache<T> slots;
-    std::vector<std::vector<Index>> kept = {};  // of each head: positions of the first slots; none: all are
-    Index first_late = 0;                       // the first position that no eviction has seen
+    detail::KeptSlots kept = {};
 
     explicit Layer(KVCache<T> cache) : slots(std::move(cache)) {}
-    Index num_kept() const { return kept.empty() ? 0 : std::ssize(kept[0]); }
-    /// How far slots stand below positions, behind those that were kept.
-    Index evicted() const { return first_late - num_kept(); }
-    Range slots_of(Range late) const { return {late.begin - evicted(), late.end - evicted()}; }
   };
 
   KVCache<T> new_slots() const {

@@ -28,6 +28,9 @@ struct TokenRows {
   const X* data;
   Index stride;
   const X* next = nullptr;  // the first row of as many that come after these, if any
+
+  /// Without the first n.
+  TokenRows from(Index n) const { return {data + n * stride, stride, next}; }
 };
 
 /// Blocks of keys [D/E][64][E] and values [64/E][Dv][E], E the group of T, D padded to E and Dv to whole
@@ -76,9 +79,10 @@ class BlockLayout {
   void store(const PackedBlock<T>& block, Range tokens, TokenRows<TK> k, TokenRows<TV> v, Index written,
              const RowConverter<TK, T>& to_k, const RowConverter<TV, T>& to_v,
              const simd::Kernels<Accumulator<T>>& kernels) const {
-    in_slices(k, tokens.size(), head_dim_, to_k, [&](TokenRows<T> rows, Range dims) {
-      store_keys(block.k + dims.begin * tile_keys, tokens, rows, dims.size(), kernels);
-    });
+    if (!round_keys(block.k + tokens.begin * E, tokens.size(), k, kernels))
+      in_slices(k, tokens.size(), head_dim_, to_k, [&](TokenRows<T> rows, Range dims) {
+        store_keys(block.k + dims.begin * tile_keys, tokens, rows, dims.size(), kernels);
+      });
     if constexpr (E == 1) {
       for (Index i = 0; i < tokens.size(); ++i) {
         T* row = block.v + (tokens.begin + i) * value_row();
@@ -87,9 +91,12 @@ class BlockLayout {
         std::fill(row + value_dim_, row + value_row(), T{});
       }
     } else {
-      in_slices(v, tokens.size(), value_dim_, to_v, [&](TokenRows<T> rows, Range dims) {
-        store_value_pairs(block.v + dims.begin * E, tokens, rows, dims.size(), written, kernels);
-      });
+      const Range rounded = round_values(block.v, tokens, v, kernels);
+      for (const Range rest : {Range{tokens.begin, rounded.begin}, Range{rounded.end, tokens.end}})
+        in_slices(v.from(rest.begin - tokens.begin), rest.size(), value_dim_, to_v,
+                  [&](TokenRows<T> rows, Range dims) {
+                    store_value_pairs(block.v + dims.begin * E, rest, rows, dims.size(), written, kernels);
+                  });
     }
   }
 
@@ -172,6 +179,49 @@ class BlockLayout {
     } else {
       kernels.transpose_stored(rows.data, rows.stride, n, dim, n, keys + tokens.begin * E);
     }
+  }
+
+  /// Calls f(first, count) for runs of `length` rows, those rows_ahead on their way. Floats go to where they
+  /// belong while they are rounded, not by way of a scratch.
+  template <class F>
+  static void in_runs(TokenRows<float> rows, Index tokens, Index length, Index dim, F&& f) {
+    for (Index first = 0; first < tokens; first += length) {
+      const Index count = std::min(length, tokens - first);
+      for (Index i = first; i < first + count; ++i) prefetch_ahead(rows, tokens, i, {0, dim});
+      f(first, count);
+    }
+  }
+
+  /// Stores rows from the column `keys` of a block on; false where that is not for these.
+  template <class TK>
+  bool round_keys(T* keys, Index tokens, TokenRows<TK> rows,
+                  const simd::Kernels<Accumulator<T>>& kernels) const {
+    if constexpr (std::is_same_v<TK, float> && std::is_same_v<T, half>) {
+      if (tokens < fewest_in_a_run) return false;
+      in_runs(rows, tokens, rows_ahead, head_dim_, [&](Index first, Index count) {
+        kernels.transpose_rounded(rows.from(first).data, rows.stride, count, head_dim_, count, keys + first);
+      });
+      return true;
+    }
+    return false;
+  }
+
+  /// Stores the whole pairs of `tokens`, if these are for it. Returns which tokens it stored.
+  template <class TV>
+  Range round_values(T* values, Range tokens, TokenRows<TV> rows,
+                     const simd::Kernels<Accumulator<T>>& kernels) const {
+    const Range pairs = {round_up(tokens.begin, E), round_down(tokens.end, E)};
+    if constexpr (std::is_same_v<TV, float>) {
+      if (pairs.size() >= fewest_in_a_run) {
+        const TokenRows<TV> paired = rows.from(pairs.begin - tokens.begin);
+        in_runs(paired, pairs.size(), fewest_in_a_run, value_dim_, [&](Index first, Index count) {
+          kernels.interleave_rounded(paired.from(first).data, rows.stride, count, value_dim_,
+                                     values + (pairs.begin + first) / E * value_stride(), value_stride());
+        });
+        return pairs;
+      }
+    }
+    return {tokens.begin, tokens.begin};
   }
 
   /// Padding gets zeros, as does the value beside an odd last token: kernels multiply both by 0.

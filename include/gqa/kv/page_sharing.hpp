@@ -50,6 +50,9 @@ Index take_prefix(PagedState<T>& s, PagedSequenceState<T>& sequence, std::span<c
 template <Scalar T>
 void publish(PagedState<T>& s, PagedSequenceState<T>& sequence, std::span<const TokenId> ids) {
   sequence.check_between_passes("publish");
+  GQA_CHECK(
+      !sequence.evicted, std::invalid_argument,
+      "publish: tokens of sequence " << sequence.id.value << " were evicted, the rest is not what ids say");
   GQA_CHECK(static_cast<Index>(ids.size()) <= sequence.sequence.size(), std::invalid_argument,
             "publish: " << ids.size() << " ids, expected at most the " << sequence.sequence.size()
                         << " tokens of sequence " << sequence.id.value);
@@ -85,6 +88,7 @@ void share(PagedState<T>& s, PagedSequenceState<T>& parent, PagedSequenceState<T
   }
   child.sequence.set_written(parent.sequence.size());
   child.tokens_for_others = parent.sequence.size();
+  child.evicted = parent.evicted;
   parent.sequence.forget_spans();
 }
 
@@ -106,13 +110,14 @@ void reorder(PagedState<T>& s, std::span<const SequenceId> ids, std::span<const 
   struct Pages {
     std::vector<Index> pages;
     Index tokens;
+    bool evicted;
   };
   std::vector<Pages> after;
   for (const Index parent : parents) {
     GQA_CHECK(parent >= 0 && parent < static_cast<Index>(ids.size()), std::invalid_argument,
               "reorder: parent is " << parent << ", expected less than " << ids.size());
     const PagedSequenceState<T>& from = *sequences[static_cast<std::size_t>(parent)];
-    after.push_back({from.pages, from.sequence.size()});
+    after.push_back({from.pages, from.sequence.size(), from.evicted});
   }
   // From here on nothing throws.
   for (const Pages& a : after)
@@ -124,6 +129,7 @@ void reorder(PagedState<T>& s, std::span<const SequenceId> ids, std::span<const 
     sequence.sequence.truncate(0);
     sequence.sequence.set_written(after[i].tokens);
     sequence.tokens_for_others = after[i].tokens;
+    sequence.evicted = after[i].evicted;
   }
 }
 

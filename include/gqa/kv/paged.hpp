@@ -25,6 +25,8 @@ namespace gqa {
 /// what others published of the same tokens. A page that somebody else sees is copied before it is written
 /// to, in extend(). Pages change hands between passes only: when what was extended is written in all layers.
 ///
+/// Tokens that are worth less than their memory are evicted from a sequence by an EvictingSequence.
+///
 /// Every operation either happens or throws and leaves the cache as it was: std::out_of_range for sequences
 /// that are not, or no longer, there, std::length_error for a full pool, std::invalid_argument for the rest.
 /// Threads: operations on different sequences may run at the same time, also those that share pages; those on

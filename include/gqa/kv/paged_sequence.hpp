@@ -9,6 +9,7 @@
 
 #include "gqa/core/tensor.hpp"
 #include "gqa/kv/cache_blocks.hpp"
+#include "gqa/kv/page_eviction.hpp"
 #include "gqa/kv/paged_view.hpp"
 
 namespace gqa {
@@ -47,6 +48,11 @@ class PagedSequence {
 
   void truncate(Index n) { state_->truncate(open(), n); }
 
+  /// Keeps some tokens, `kept[layer][kv_head]` those of a head in ascending order, as many everywhere, in
+  /// front and without gaps, and gives the pages of the others back: positions count those that are left from
+  /// then on. An EvictingSequence remembers what they were, says what is thrown, and is what to use.
+  void evict(std::span<const std::vector<std::vector<Index>>> kept) { detail::evict(*state_, open(), kept); }
+
   /// Forgets every token; views are to be taken anew.
   void clear() {
     auto& s = open();
@@ -54,8 +60,12 @@ class PagedSequence {
     state_->release_pages(s, 0);
     s.tokens_for_others = 0;
     s.swapped_out = false;
+    s.evicted = false;
     s.sequence.clear();
   }
+
+  /// Whether its tokens are what evict() left, and so not to be published.
+  bool evicted() const { return open().evicted; }
 
   Index size() const { return sequence_->sequence.size(); }
   /// Tokens it may have where nobody else has pages.
@@ -145,6 +155,7 @@ struct detail::CacheBlocks<PagedSequence<T, G, D, Dv>> {
     s.sequence.set_written(tokens_of(retained));
     s.tokens_for_others = s.sequence.size();
     s.swapped_out = false;
+    s.evicted = false;
   }
 };
 

@@ -33,6 +33,7 @@ struct PagedSequenceState {
   std::vector<Index> pages;     // changed under the lock only
   Index tokens_for_others = 0;  // its size, under the lock
   bool swapped_out = false;
+  bool evicted = false;  // its tokens are no longer those of its first positions
 
   void check_resident(const char* wanted_by) const {
     GQA_CHECK(!swapped_out, std::invalid_argument,

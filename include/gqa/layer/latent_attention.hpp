@@ -34,9 +34,9 @@ namespace gqa {
 /// with DeepSeek's sizes, and a 57th of the memory.
 ///
 ///     gqa::LatentAttention<> layer(projections, config);
-///     gqa::LatentCache<gqa::bfloat16> cache({.max_tokens = n, .num_layers = 61, .latent_dim = 512, .rope_dim
-///     = 64}); const gqa::Span span = cache.extend(tokens);           // once a pass layer.forward(pool,
-///     memory, x, cache, index, span, y, gqa::causal());
+///     gqa::LatentCache<> cache({.max_tokens = n, .num_layers = 61, .latent_dim = 512, .rope_dim = 64});
+///     const gqa::Span span = cache.extend(tokens);  // once a pass
+///     layer.forward(pool, memory, x, cache, index, span, y, gqa::causal());
 ///
 /// After y comes what attention() takes after its tensors, but heads and scale. With one cache, no bit of a
 /// token's y depends on how the tokens are cut into calls or on the executor. T is what sums are taken in and
@@ -174,12 +174,10 @@ class LatentAttention {
   /// Memory for all rows, and which are where.
   template <std::size_t N>
   static void take(LayerMemory<T>& memory, Index tokens, const Index (&widths)[N], Rows (&rows)[N]) {
-    // Rows begin at whole cache lines where their widths allow it; without tokens there is memory to point
-    // to.
+    // Rows begin at whole cache lines where widths allow it; without tokens there is memory to point to.
     const auto elements = [&](Index width) {
-      return checked_add(checked_mul(std::max<Index>(tokens, 1), width, "LatentAttention"), 63,
-                         "LatentAttention") /
-             64 * 64;
+      const Index n = checked_mul(std::max<Index>(tokens, 1), width, "LatentAttention");
+      return checked_add(n, 63, "LatentAttention") / 64 * 64;
     };
     Index sum = 0;
     for (const Index width : widths) sum = checked_add(sum, elements(width), "LatentAttention");
@@ -195,6 +193,7 @@ class LatentAttention {
                        const Projection& p, const Rows& y) {
     detail::linear(runner, {x, p.weight, p.bias, y.part_out(0, y.width)}, {.workspace = &memory.workspace()});
   }
+
   /// q, and the normalised latent with the shared key behind it.
   void project(const detail::ExecutorRef& runner, LayerMemory<T>& memory, const MatrixView& x, const Rows& q,
                const Rows& q_low, const Rows& latent) const {

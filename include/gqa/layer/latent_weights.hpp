@@ -66,15 +66,13 @@ LatentProjections deepseek_projections(const std::string& prefix, Find&& find, L
         found->rows == 1 || found->columns == 1, std::invalid_argument,
         prefix << name << ": sizes are " << found->rows << " x " << found->columns << ", expected a vector");
     std::vector<double> weights;
+    const auto widen = [&]<class T>(T element, const std::byte* at) {
+      found->format->template kernels<T>(isa()).widen_row(at, 1, T{1}, &element);
+      return static_cast<double>(element);
+    };
     for (Index i = 0; i < found->rows * found->columns; ++i) {
       const std::byte* const at = found->rows == 1 ? found->at(0, i) : found->at(i, 0);
-      double wide = 0;
-      float narrow = 0;
-      if (found->format->in_double)
-        found->format->template kernels<double>(isa()).widen_row(at, 1, 1.0, &wide);
-      else
-        found->format->template kernels<float>(isa()).widen_row(at, 1, 1.0f, &narrow);
-      weights.push_back(found->format->in_double ? wide : static_cast<double>(narrow));
+      weights.push_back(found->format->in_double ? widen(0.0, at) : widen(0.0f, at));
     }
     return QKNorm(NormWeights::plain, weights, epsilon);
   };

@@ -40,7 +40,7 @@ struct MatrixView {
   Index columns = 0;
   Index stride = 0;         ///< elements between the beginnings of rows, or of columns where `by_columns`
   bool by_columns = false;  ///< a column's elements lie side by side, not a row's
-  const simd::Format* format = nullptr;
+  const simd::RowFormat* format = nullptr;
 
   MatrixView() = default;
 
@@ -49,7 +49,7 @@ struct MatrixView {
   template <Scalar T>
   MatrixView(const T* memory, Index num_rows, Index num_columns, Index row_stride)
       : MatrixView(static_cast<void*>(const_cast<T*>(memory)), num_rows, num_columns, row_stride, false,
-                   simd::format<T>) {}
+                   simd::row_format<T>) {}
   template <Scalar T>
   MatrixView(const T* memory, Index num_rows, Index num_columns)
       : MatrixView(memory, num_rows, num_columns, num_columns) {}
@@ -60,7 +60,7 @@ struct MatrixView {
       MatrixView(M&& matrix)  // NOLINT: converts on purpose
       : MatrixView(static_cast<void*>(const_cast<typename std::remove_cvref_t<M>::Scalar*>(matrix.data())),
                    matrix.rows(), matrix.cols(), matrix.outerStride(), !std::remove_cvref_t<M>::IsRowMajor,
-                   simd::format<typename std::remove_cvref_t<M>::Scalar>) {
+                   simd::row_format<typename std::remove_cvref_t<M>::Scalar>) {
     check_inner_stride(matrix.innerStride());
   }
   template <class M>
@@ -105,7 +105,7 @@ struct MatrixView {
   // The pointer is not const: GCC takes one that is for something to be read, and warns of outputs that are
   // not written yet.
   MatrixView(void* memory, Index num_rows, Index num_columns, Index a_stride, bool columns_first,
-             const simd::Format& a_format)
+             const simd::RowFormat& a_format)
       : data(memory),
         rows(num_rows),
         columns(num_columns),
@@ -146,7 +146,7 @@ struct MatrixOut {
 
   template <Scalar T>
   requires(!std::is_const_v<T>) MatrixOut(T* memory, Index num_rows, Index num_columns, Index row_stride)
-      : view(static_cast<void*>(memory), num_rows, num_columns, row_stride, false, simd::format<T>) {
+      : view(static_cast<void*>(memory), num_rows, num_columns, row_stride, false, simd::row_format<T>) {
     set_round<T>();
   }
 

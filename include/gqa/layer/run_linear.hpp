@@ -30,8 +30,9 @@ constexpr Index linear_tokens(Index depth, Index scalar_bytes) {
 inline constexpr Index linear_padding = simd::padding;
 
 /// Rows of W of a task: so many bytes that its beginning, which nothing has prefetched, counts for little,
-/// and a quarter of a thread's share where that is more.
+/// and a quarter of a thread's share where that is more. One thread has nobody to share with.
 constexpr Index linear_task_rows(Index rows, Index row_bytes, Index num_threads) {
+  if (num_threads == 1) return round_up(rows, simd::tile_keys);
   constexpr Index task_bytes = Index{1} << 18;
   const Index least = ceil_div(task_bytes, std::max<Index>(row_bytes, 1));
   return round_up(std::max(least, ceil_div(rows, 4 * num_threads)), simd::tile_keys);
@@ -45,10 +46,10 @@ class LinearWorker {
  public:
   LinearWorker(Arena& arena, const LinearCall& call, Isa set)
       : call_(call),
-        wide_(simd::kernels<Acc>(set)),
-        rows_(simd::row_kernels<Acc>(set)),
+        wide_(simd::dot_kernels<Acc>(set)),
         x_kernels_(call.x.format->kernels<Acc>(set)),
         weight_kernels_(call.weight.format->kernels<Acc>(set)),
+        dots_(call.weight.format->dot_kernels<Acc>(set)),
         depth_(call.x.columns),
         few_(call.x.rows <= tuning::linear_few_tokens),
         block_(few_ ? call.x.rows : std::min(tuning::linear_tokens(depth_, sizeof(Acc)), call.x.rows)),
@@ -63,7 +64,7 @@ class LinearWorker {
         tile_(arena.take<Acc>(copies_x_ || call.weight.by_columns ? simd::tile_keys * simd::tile_keys : 0)),
         sums_(arena.take<Acc>(block_ * simd::dot_columns * (64 / Index{sizeof(Acc)}))),
         result_(arena.take<Acc>(block_ * simd::dot_columns)),
-        stream_(arena.take<Acc>(few_ ? block_ * simd::dot_columns : 0)),
+        stream_(arena.take<Acc>(few_ ? block_ * simd::dot_columns * simd::dot_streams : 0)),
         bias_(arena.take<Acc>(simd::dot_columns)),
         rounded_(arena.take<bfloat16>(call.round_to_bf16 ? depth_ : 0)),
         pairs_(arena.take<bfloat16>(dot_ ? checked_mul(round_up(depth_, 2), simd::tile_keys, "workspace")
@@ -82,7 +83,7 @@ class LinearWorker {
         transpose(call_.weight, weight_kernels_, {n, n + count}, weight_, depth_);
         multiply(wide_, x, tokens, {.b = weight_, .b_stride = depth_, .b_rows = count});
       } else {
-        multiply(weight_kernels_, x, tokens,
+        multiply(dots_, x, tokens,
                  {.b = call_.weight.at(n, 0), .b_stride = call_.weight.stride, .b_rows = count});
       }
       write(tokens, {n, n + count}, result_);
@@ -97,7 +98,7 @@ class LinearWorker {
   };
 
   /// result_ = x times some rows of W.
-  void multiply(const simd::Kernels<Acc>& kernels, const Acc* x, Range tokens, const RowsOfWeight& w) {
+  void multiply(const simd::DotKernels<Acc>& kernels, const Acc* x, Range tokens, const RowsOfWeight& w) {
     kernels.dot_rows({.a = x,
                       .a_stride = x_stride_,
                       .b = w.b,
@@ -108,24 +109,27 @@ class LinearWorker {
                       .sums = sums_,
                       .accumulate = false,
                       .b_stream = w.b_stream});
-    rows_.fold_lanes(sums_, tokens.size(), result_, simd::dot_columns);
+    kernels.fold_lanes(sums_, tokens.size(), result_, simd::dot_columns);
   }
 
   /// y for some rows of W that are read in streams, and where the first of the others is.
   Index run_streams(const Acc* x, Range tokens, Range rows) {
     constexpr Index streams = simd::dot_streams, at_once = simd::dot_columns / streams;
-    const Index each = rows.size() / streams;
-    for (Index i = 0; i < each; i += at_once) {
-      const Index count = std::min(at_once, each - i);
-      multiply(weight_kernels_, x, tokens,
-               {call_.weight.at(rows.begin + i, 0), call_.weight.stride, streams * count, each});
-      for (Index j = 0; j < streams; ++j) {
-        for (Index t = 0; t < tokens.size(); ++t)
-          for (Index c = 0; c < count; ++c)
-            stream_[t * simd::dot_columns + c] = result_[t * simd::dot_columns + streams * c + j];
-        const Index first = rows.begin + j * each + i;
-        write(tokens, {first, first + count}, stream_);
+    const Index each = rows.size() / streams, part = tokens.size() * simd::dot_columns;
+    for (Index first = 0; first < each; first += simd::dot_columns) {
+      const Index end = std::min(first + simd::dot_columns, each);
+      for (Index i = first; i < end; i += at_once) {
+        const Index count = std::min(at_once, end - i);
+        multiply(dots_, x, tokens,
+                 {call_.weight.at(rows.begin + i, 0), call_.weight.stride, streams * count, each});
+        for (Index j = 0; j < streams; ++j)
+          for (Index t = 0; t < tokens.size(); ++t)
+            for (Index c = 0; c < count; ++c)
+              stream_[j * part + t * simd::dot_columns + i - first + c] =
+                  result_[t * simd::dot_columns + streams * c + j];
       }
+      for (Index j = 0; j < streams; ++j)
+        write(tokens, {rows.begin + j * each + first, rows.begin + j * each + end}, stream_ + j * part);
     }
     return rows.begin + streams * each;
   }
@@ -212,10 +216,10 @@ class LinearWorker {
   }
 
   const LinearCall& call_;
-  const simd::Kernels<Acc>& wide_;
-  const simd::RowKernels<Acc>& rows_;
+  const simd::DotKernels<Acc>& wide_;
   const simd::Kernels<Acc>& x_kernels_;
   const simd::Kernels<Acc>& weight_kernels_;
+  const simd::DotKernels<Acc>& dots_;
   Index depth_;
   bool few_;
   Index block_;
@@ -226,7 +230,7 @@ class LinearWorker {
   Acc* tile_;
   Acc* sums_;
   Acc* result_;
-  Acc* stream_;  // of those, what one stream gives
+  Acc* stream_;  // of those, what each stream gives
   Acc* bias_;
   bfloat16* rounded_;
   bfloat16* pairs_;

@@ -35,8 +35,8 @@ class SoftCap {
   /// 1 - tanh(s / cap)^2.
   template <class Acc>
   void differentiate(std::span<const Acc> scores, std::span<Acc> slopes, const ScoreRow&) const {
-    simd::row_kernels<Acc>(isa()).soft_cap_slope(scores.data(), slopes.data(),
-                                                 static_cast<Index>(scores.size()), static_cast<Acc>(cap_));
+    simd::gradient_kernels<Acc>(isa()).soft_cap_slope(
+        scores.data(), slopes.data(), static_cast<Index>(scores.size()), static_cast<Acc>(cap_));
   }
 
   /// The cap: tanh x - x (1 - tanh(x)^2) for x = s / cap.

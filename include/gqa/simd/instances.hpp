@@ -66,6 +66,14 @@ template <Scalar T>
 const ConvertKernels<Accumulator<T>>& convert_kernels(Isa isa) {
   GQA_PICK(isa, convert_kernels_of<T>)
 }
+template <class Acc>
+const GradientKernels<Acc>& gradient_kernels(Isa isa) {
+  GQA_PICK(isa, gradient_kernels_of<Acc>)
+}
+template <Scalar T>
+const DotKernels<Accumulator<T>>& dot_kernels(Isa isa) {
+  GQA_PICK(isa, dot_kernels_of<T>)
+}
 #undef GQA_PICK
 
 }  // namespace gqa::simd

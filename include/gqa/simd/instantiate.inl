@@ -5,6 +5,7 @@
 namespace gqa::simd {
 
 GQA_EXTERN template const Kernels<Accumulator<GQA_STORED>>& kernels<GQA_STORED>(Isa);
+GQA_EXTERN template const DotKernels<Accumulator<GQA_STORED>>& dot_kernels<GQA_STORED>(Isa);
 GQA_EXTERN template const ConvertKernels<Accumulator<GQA_STORED>>& convert_kernels<GQA_STORED>(Isa);
 
 }  // namespace gqa::simd

@@ -17,9 +17,17 @@ const RowKernels<Acc>& row_kernels(Isa isa);
 template <Scalar T>
 const ConvertKernels<Accumulator<T>>& convert_kernels(Isa isa);
 
+template <class Acc>
+const GradientKernels<Acc>& gradient_kernels(Isa isa);
+template <Scalar T>
+const DotKernels<Accumulator<T>>& dot_kernels(Isa isa);
+
 template <Scalar T>
 inline constexpr Format format = {scalar_name<T>(), sizeof(T), element_group<T>, std::is_same_v<T, double>,
                                   [](Isa isa) { return static_cast<const void*>(&kernels<T>(isa)); }};
+template <Scalar T>
+inline constexpr RowFormat row_format = {
+    format<T>, [](Isa isa) { return static_cast<const void*>(&dot_kernels<T>(isa)); }};
 
 }  // namespace gqa::simd
 
@@ -37,6 +45,8 @@ inline constexpr Format format = {scalar_name<T>(), sizeof(T), element_group<T>,
 namespace gqa::simd {
 extern template const RowKernels<float>& row_kernels<float>(Isa);
 extern template const RowKernels<double>& row_kernels<double>(Isa);
+extern template const GradientKernels<float>& gradient_kernels<float>(Isa);
+extern template const GradientKernels<double>& gradient_kernels<double>(Isa);
 }  // namespace gqa::simd
 #else
 #include "gqa/simd/instances.hpp"

@@ -153,35 +153,50 @@ struct Kernels {
   /// The same unconverted, into the tile as it is stored: for bfloat16 in pairs [dim/2][64][2]. Null where
   /// the stored type is the accumulator.
   void (*transpose_stored)(const void* k, Index stride, Index keys, Index dim, Index width, void* tile);
+  /// The same of rows of Acc, each element rounded as ConvertKernels::round does. Null but for half.
+  void (*transpose_rounded)(const Acc* k, Index stride, Index keys, Index dim, Index width, void* tile);
   /// Token-major values keys x dim to pairs [keys/2][dim][2], dims padded to `padding` with 0. Beside an odd
   /// last key stand zeros. Null but for bfloat16.
   void (*interleave_pairs)(const void* v, Index stride, Index keys, Index dim, void* out, Index out_stride);
+  /// The same of rows of Acc, rounded likewise.
+  void (*interleave_rounded)(const Acc* v, Index stride, Index keys, Index dim, void* out, Index out_stride);
   /// rows x columns of element group E to plain rows of Acc, columns padded with what stands there.
   void (*widen)(const void* packed, Index stride, Index rows, Index columns, Acc* out, Index out_stride);
   /// A token-major row, times a factor.
   void (*widen_row)(const void* x, Index n, Acc factor, Acc* y);
   /// Whether every element of rows x columns (grouped) is finite.
   bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
-  void (*dot_rows)(const DotRows<Acc>&);  // A is Acc, B is as stored, by rows
 };
 
 /// The functions of rows of accumulators.
 template <class Acc>
 struct RowKernels {
   void (*softmax)(const SoftmaxBlock<Acc>&);
-  void (*probabilities)(const ProbabilityBlock<Acc>&);
   void (*merge)(const MergeRows<Acc>&);
-  void (*gradient)(const GradientBlock<Acc>&);
-  Acc (*dot)(const Acc* x, const Acc* y, Index n);
   void (*exp2)(const Acc* x, Acc* y, Index n);
-  /// c[i][j] = the sum of the lanes of sums[i][j], for `rows` rows of dot_columns.
-  void (*fold_lanes)(const Acc* sums, Index rows, Acc* c, Index c_stride);
   // What score functions do to a row of scores in place.
   void (*scale)(Acc* x, Index n, Acc factor);                         // x = x * factor
   void (*soft_cap)(Acc* x, Index n, Acc cap);                         // x = cap * tanh(x / cap)
-  void (*soft_cap_slope)(const Acc* x, Acc* y, Index n, Acc cap);     // y = y * (1 - tanh(x / cap)^2)
   void (*add)(Acc* x, Index n, const Acc* y);                         // x = x + y
   void (*subtract_distance)(Acc* x, Index n, Acc origin, Acc slope);  // x_j = x_j - slope * |j - origin|
+};
+
+/// Those of them that probabilities and gradients need, apart: a program that asks for neither does not
+/// compile them.
+template <class Acc>
+struct GradientKernels {
+  void (*probabilities)(const ProbabilityBlock<Acc>&);
+  void (*gradient)(const GradientBlock<Acc>&);
+  Acc (*dot)(const Acc* x, const Acc* y, Index n);
+  void (*soft_cap_slope)(const Acc* x, Acc* y, Index n, Acc cap);  // y = y * (1 - tanh(x / cap)^2)
+};
+
+/// Products with rows of one stored type, apart for the same reason.
+template <class Acc>
+struct DotKernels {
+  void (*dot_rows)(const DotRows<Acc>&);  // A is Acc, B is as stored
+  /// c[i][j] = the sum of the lanes of sums[i][j], for `rows` rows of dot_columns.
+  void (*fold_lanes)(const Acc* sums, Index rows, Acc* c, Index c_stride);
 };
 
 /// The functions that read and write a caller's rows of one type.
@@ -205,6 +220,16 @@ struct Format {
   template <class Acc>
   const Kernels<Acc>& kernels(Isa isa) const {
     return *static_cast<const Kernels<Acc>*>(table(isa));
+  }
+};
+
+/// The same for matrices whose rows are multiplied, row_format<T>.
+struct RowFormat : Format {
+  const void* (*dot_table)(Isa);
+
+  template <class Acc>
+  const DotKernels<Acc>& dot_kernels(Isa isa) const {
+    return *static_cast<const DotKernels<Acc>*>(dot_table(isa));
   }
 };
 

@@ -28,19 +28,21 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, void* t
 
 /// Of 16 bits, every NaN is the quiet one of its sign: the sets' instructions would keep different payloads.
 template <class T>
+GQA_INLINE Vec<Accumulator<T>> quiet(Vec<Accumulator<T>> v) {
+  if constexpr (sizeof(T) == 2)
+    return v == v ? v : bits_as<F32>((bits_as<U32>(v) & 0x80000000u) | 0x7fc00000u);
+  else
+    return v;
+}
+
+template <class T>
 void round_row(const Accumulator<T>* x, Index n, void* to) {
   using Acc = Accumulator<T>;
   T* y = static_cast<T*>(to);
   constexpr Index L = lanes<Acc>;
-  const auto quiet = [](Vec<Acc> v) __attribute__((always_inline)) {
-    if constexpr (sizeof(T) == 2)
-      return v == v ? v : bits_as<F32>((bits_as<U32>(v) & 0x80000000u) | 0x7fc00000u);
-    else
-      return v;
-  };
   Index i = 0;
-  for (; i + L <= n; i += L) store_as(y + i, quiet(load_vec<Vec<Acc>>(x + i)));
-  if (i < n) store_some(y + i, quiet(load_some<Acc>(x + i, n - i)), n - i);
+  for (; i + L <= n; i += L) store_as(y + i, quiet<T>(load_vec<Vec<Acc>>(x + i)));
+  if (i < n) store_some(y + i, quiet<T>(load_some<Acc>(x + i, n - i)), n - i);
 }
 
 /// Lane l of the result is lane l of `low` where l has no bit `S`, else lane l - S of `high`; and the like
@@ -72,21 +74,16 @@ GQA_INLINE void transpose_lanes(V (&rows)[L]) {
 
 /// Transposes blocks of L x L in registers: reads along dims, writes along tokens. `load(token, d, count)`
 /// gives up to L consecutive elements; tokens past `keys` are 0. Writes `width` columns of each row of the
-/// tile, of elements of 16 bits the lower half of each lane.
-template <class Element, class Out, class Load>
-GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Load load) {
+/// tile, as `convert(elements)` makes them.
+template <class Element, class Out, class Load, class Convert>
+GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Load load, Convert convert) {
   constexpr int L = lanes<Element>;
-  const auto store = [](Out * to, Vec<Element> row, Index count) __attribute__((always_inline)) {
-    const auto write = [&](auto v) __attribute__((always_inline)) {
-      if (count >= L)
-        store_vec(to, v);
-      else
-        __builtin_memcpy(static_cast<void*>(to), &v, static_cast<unsigned long>(count) * sizeof(Out));
-    };
-    if constexpr (sizeof(Out) == 2)
-      write(__builtin_convertvector(bits_as<U32>(row), U16));
+  const auto store = [=](Out * to, Vec<Element> row, Index count) __attribute__((always_inline)) {
+    const auto v = convert(row);
+    if (count >= L)
+      store_vec(to, v);
     else
-      write(row);
+      __builtin_memcpy(static_cast<void*>(to), &v, static_cast<unsigned long>(count) * sizeof(Out));
   };
   for (Index j = 0; j < width; j += L) {
     for (Index d = 0; d < dim; d += L) {
@@ -104,24 +101,43 @@ GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Lo
   }
 }
 
+template <class V>
+GQA_INLINE V unchanged(V v) {
+  return v;
+}
+
 template <class T>
 void transpose_keys(const void* rows, Index stride, Index keys, Index dim, Index width,
                     Accumulator<T>* tile) {
   using Acc = Accumulator<T>;
   const T* k = static_cast<const T*>(rows);
   transpose_tile<Acc>(
-      keys, dim, width, tile, [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+      keys, dim, width, tile,
+      [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const T* row = k + token * stride + d;
         return count == lanes<Acc> ? load_as<Acc>(row) : load_some<Acc>(row, count);
-      });
+      },
+      &unchanged<Vec<Acc>>);
+}
+
+/// Rows of floats, rounded as round_row does: once they stand as they are stored.
+inline void transpose_to_halves(const float* rows, Index stride, Index keys, Index dim, Index width,
+                                void* tile) {
+  transpose_tile<float>(
+      keys, dim, width, static_cast<half*>(tile),
+      [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+        const float* row = rows + token * stride + d;
+        return count == lanes<float> ? load_vec<F32>(row) : load_some<float>(row, count);
+      },
+      [](F32 v) __attribute__((always_inline)) { return f32_to_f16(quiet<half>(v)); });
 }
 
 /// Each half in a 32-bit lane of its own, unconverted.
 inline void transpose_halves(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
   const half* k = static_cast<const half*>(rows);
   transpose_tile<float>(
-      keys, dim, width,
-      static_cast<half*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+      keys, dim, width, static_cast<half*>(tile),
+      [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const half* row = k + token * stride + d;
         U16 bits{};
         if (count == lanes<float>)
@@ -130,43 +146,64 @@ inline void transpose_halves(const void* rows, Index stride, Index keys, Index d
           __builtin_memcpy(&bits, static_cast<const void*>(row),
                            static_cast<unsigned long>(count) * sizeof(half));
         return bits_as<F32>(__builtin_convertvector(bits, U32));
-      });
+      },
+      [](F32 v) __attribute__((always_inline)) { return __builtin_convertvector(bits_as<U32>(v), U16); });
 }
 
 /// A pair of 16-bit dims is one 32-bit element, and moves as one: only its bits count.
 inline void transpose_pairs(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
   const bfloat16* k = static_cast<const bfloat16*>(rows);
   transpose_tile<float>(
-      keys, (dim + 1) / 2, width,
-      static_cast<float*>(tile), [=](Index token, Index d, Index count) __attribute__((always_inline)) {
+      keys, (dim + 1) / 2, width, static_cast<float*>(tile),
+      [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const bfloat16* row = k + token * stride + 2 * d;
         if (2 * (d + lanes<float>) <= dim) return load_vec<F32>(row);
         F32 v{};
         const Index dims = dim - 2 * d < 2 * count ? dim - 2 * d : 2 * count;
         __builtin_memcpy(&v, row, static_cast<unsigned long>(dims) * sizeof(bfloat16));
         return v;
+      },
+      &unchanged<F32>);
+}
+
+/// Token rows to [keys/2][dim][2], `load(row, count)` the up to L next elements of a row in the upper halves
+/// of 32 bits: the later token of a pair stays there.
+template <class X, class Load>
+GQA_INLINE void interleave(const void* rows, Index stride, Index keys, Index dim, void* pairs,
+                           Index pairs_stride, Load load) {
+  constexpr Index L = lanes<float>;
+  const X* v = static_cast<const X*>(rows);
+  bfloat16* out = static_cast<bfloat16*>(pairs);
+  for (Index j = 0; j < keys; j += 2) {
+    const X* even = v + j * stride;
+    const X* odd = even + stride;
+    for (Index c = 0; c < round_up(dim, padding); c += L) {
+      const Index count = dim - c < L ? dim - c : L;
+      const U32 lower = count > 0 ? load(even + c, count) : U32{};
+      const U32 upper = count > 0 && j + 1 < keys ? load(odd + c, count) : U32{};
+      store_vec(out + j / 2 * pairs_stride + 2 * c, upper | lower >> 16);
+    }
+  }
+}
+
+inline void interleave_pairs(const void* rows, Index stride, Index keys, Index dim, void* pairs,
+                             Index pairs_stride) {
+  interleave<bfloat16>(
+      rows, stride, keys, dim, pairs, pairs_stride,
+      [](const bfloat16* p, Index count) __attribute__((always_inline)) {
+        return bits_as<U32>(count == lanes<float> ? load_as<float>(p) : load_some<float>(p, count));
       });
 }
 
-/// Token rows to [keys/2][dim][2]: the later token of a pair goes into the upper half of each 32 bits.
-inline void interleave_pairs(const void* rows, Index stride, Index keys, Index dim, void* pairs,
-                             Index pairs_stride) {
-  constexpr Index L = lanes<float>;
-  const bfloat16* v = static_cast<const bfloat16*>(rows);
-  bfloat16* out = static_cast<bfloat16*>(pairs);
-  for (Index j = 0; j < keys; j += 2) {
-    const bfloat16* even = v + j * stride;
-    const bfloat16* odd = even + stride;
-    for (Index c = 0; c < round_up(dim, padding); c += L) {
-      const Index count = dim - c < L ? dim - c : L;
-      const auto load = [&](const bfloat16* p) __attribute__((always_inline)) {
-        if (count <= 0) return U32{};
-        return bits_as<U32>(count == L ? load_as<float>(p + c) : load_some<float>(p + c, count));
-      };
-      const U32 upper = j + 1 < keys ? load(odd) : U32{};
-      store_vec(out + j / 2 * pairs_stride + 2 * c, upper | load(even) >> 16);
-    }
-  }
+/// Of floats, rounded as round_row does.
+inline void interleave_rounded(const float* rows, Index stride, Index keys, Index dim, void* pairs,
+                               Index pairs_stride) {
+  interleave<float>(
+      rows, stride, keys, dim, pairs, pairs_stride,
+      [](const float* p, Index count) __attribute__((always_inline)) {
+        const F32 v = count == lanes<float> ? load_vec<F32>(p) : load_some<float>(p, count);
+        return f32_to_bf16_above(quiet<bfloat16>(v));
+      });
 }
 
 template <class T>

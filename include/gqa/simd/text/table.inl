@@ -24,6 +24,8 @@ template <class T>
 inline constexpr Kernels<Accumulator<T>> kernels_of = kernels_table<T>();
 
 using avx512::convert_kernels_of;
+using avx512::dot_kernels_of;
+using avx512::gradient_kernels_of;
 using avx512::row_kernels_of;
 
 #else
@@ -36,11 +38,14 @@ constexpr Kernels<Accumulator<T>> kernels_table() {
   table.widen = &widen_packed<T>;
   table.widen_row = &widen_row<T>;
   table.all_finite = &all_finite<T>;
-  table.dot_rows = &dot_rows<T>;
-  if constexpr (std::is_same_v<T, half>) table.transpose_stored = &transpose_halves;
+  if constexpr (std::is_same_v<T, half>) {
+    table.transpose_stored = &transpose_halves;
+    table.transpose_rounded = &transpose_to_halves;
+  }
   if constexpr (std::is_same_v<T, bfloat16>) {
     table.transpose_stored = &transpose_pairs;
     table.interleave_pairs = &interleave_pairs;
+    table.interleave_rounded = &interleave_rounded;
   }
   return table;
 }
@@ -51,18 +56,23 @@ inline constexpr Kernels<Accumulator<T>> kernels_of = kernels_table<T>();
 template <class Acc>
 inline constexpr RowKernels<Acc> row_kernels_of = {
     .softmax = &softmax<Acc>,
-    .probabilities = &probabilities<Acc>,
     .merge = &merge<Acc>,
-    .gradient = &gradient<Acc>,
-    .dot = &dot<Acc>,
     .exp2 = &exp2_array<Acc>,
-    .fold_lanes = &fold_lanes<Acc>,
     .scale = &scale_row<Acc>,
     .soft_cap = &soft_cap_row<Acc>,
-    .soft_cap_slope = &soft_cap_slope_row<Acc>,
     .add = &add_row<Acc>,
     .subtract_distance = &subtract_distance_row<Acc>,
 };
+
+template <class Acc>
+inline constexpr GradientKernels<Acc> gradient_kernels_of = {.probabilities = &probabilities<Acc>,
+                                                             .gradient = &gradient<Acc>,
+                                                             .dot = &dot<Acc>,
+                                                             .soft_cap_slope = &soft_cap_slope_row<Acc>};
+
+template <class T>
+inline constexpr DotKernels<Accumulator<T>> dot_kernels_of = {.dot_rows = &dot_rows<T>,
+                                                              .fold_lanes = &fold_lanes<Accumulator<T>>};
 
 template <class T>
 inline constexpr ConvertKernels<Accumulator<T>> convert_kernels_of = {

@@ -104,13 +104,13 @@ GQA_INLINE V multiply_add(V a, V b, V c) {
 
 GQA_INLINE F32 bf16_to_f32(U16 x) { return bits_as<F32>(__builtin_convertvector(x, U32) << 16); }
 
-/// Round to nearest even; a NaN stays one.
-GQA_INLINE U16 f32_to_bf16(F32 x) {
+/// Round to nearest even; a NaN stays one. The result stands in the upper half of each lane, above zeros.
+GQA_INLINE U32 f32_to_bf16_above(F32 x) {
   const U32 u = bits_as<U32>(x);
-  const U32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const U32 quiet = (u >> 16) | 0x40u;
-  return __builtin_convertvector(x == x ? rounded : quiet, U16);
+  const U32 rounded = u + 0x7fffu + ((u >> 16) & 1u), quiet = u | 0x400000u;
+  return (x == x ? rounded : quiet) & 0xffff0000u;
 }
+GQA_INLINE U16 f32_to_bf16(F32 x) { return __builtin_convertvector(f32_to_bf16_above(x) >> 16, U16); }
 
 /// The generic twin of the half conversions: shift into place, then scale by 2^112, which also normalises
 /// subnormals.

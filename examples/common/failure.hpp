@@ -8,10 +8,11 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
 
 #include "gqa/core/error.hpp"
 
-namespace generate {
+namespace common {
 
 /// Prints one line to standard error, whatever the message quotes from a file, and returns the exit code.
 inline int fail(const char* program, int code, std::string message) {
@@ -21,14 +22,18 @@ inline int fail(const char* program, int code, std::string message) {
   return code;
 }
 
-/// What main() returns for run(model), which returns the exit code and sets `model` to the name of the file
-/// that a format_error is about. 2: the arguments, the prompt or the file are wrong; 1: anything else that
-/// throws.
+/// What main() returns for run(), or run(model), which returns the exit code and sets `model` to the name of
+/// the file that a format_error is about. 2: the arguments, the prompt or the file are wrong; 1: anything
+/// else that throws.
 template <class Run>
 int exit_code_of(const char* program, Run&& run) {
   std::string model;
   try {
-    const int code = run(model);
+    int code = 0;
+    if constexpr (std::is_invocable_v<Run, std::string&>)
+      code = run(model);
+    else
+      code = run();
     if (!std::cout.flush()) return fail(program, 1, "cannot write to standard output");
     return code;
   } catch (const gqa::format_error& error) {
@@ -44,4 +49,4 @@ int exit_code_of(const char* program, Run&& run) {
   }
 }
 
-}  // namespace generate
+}  // namespace common

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-namespace generate {
+namespace common {
 
 /// How much longer work takes that goes on as it has.
 class TimeLeft {
@@ -70,4 +70,4 @@ class ProgressLine {
       std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
 };
 
-}  // namespace generate
+}  // namespace common

@@ -7,7 +7,7 @@
 #include <limits>
 #include <sstream>
 
-namespace uptrain {
+namespace common {
 namespace {
 
 constexpr const char* colours[] = {"#8c959f", "#d9822b", "#c9a227", "#2f81c4",
@@ -151,4 +151,4 @@ std::string Chart::svg() const {
   return out.str();
 }
 
-}  // namespace uptrain
+}  // namespace common

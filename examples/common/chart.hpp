@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace uptrain {
+namespace common {
 
 /// A line of a chart through points with their spread.
 struct Series {
@@ -40,4 +40,4 @@ struct Chart {
   std::string svg() const;
 };
 
-}  // namespace uptrain
+}  // namespace common
