@@ -190,6 +190,24 @@ TEST(LowRankLayer, MakesKeysOfLatentsOfEveryType) {
   check(apart, pool.sequence(pool.create()), 1e-5);
 }
 
+// A piece that begins inside a tile has the keys that the whole tile has there, to the bit.
+TEST(ReconstructedKeys, MakesTheSameOfAPieceOfATile) {
+  const Numbers up = activations<double>(8, 3, 20), x = activations<double>(128, 5, 21);
+  const KeyReconstruction<double> keys(up.data(), 1, 1, 8, 3, Rope(rope_of(8)));
+  KVCache<double> cache({.max_tokens = 128, .num_kv_heads = 1, .head_dim = 3, .value_dim = 2});
+  cache.append(TensorView<const double>(x.data(), 128, 1, 3), TensorView<const double>(x.data(), 128, 1, 2));
+  const ReconstructedKeys view(cache.layer(0), keys);
+  const auto bytes = static_cast<std::size_t>(view.scratch_bytes());
+  std::vector<std::byte> whole_scratch(bytes), part_scratch(bytes);
+  const KVTile whole = view.tile(0, 0, {64, 128}, whole_scratch.data());
+  const KVTile part = view.tile(0, 0, {80, 93}, part_scratch.data());
+  ASSERT_EQ(part.size, 13);
+  for (Index d = 0; d < 8; ++d)
+    for (Index j = 0; j < 13; ++j)
+      EXPECT_EQ(part.k.as<double>()[d * part.k.stride + j],
+                whole.k.as<double>()[d * whole.k.stride + 16 + j]);
+}
+
 TEST(LowRankLayer, SaysWhatDoesNotFit) {
   const Weights w = random_weights({.num_q_heads = 4, .num_kv_heads = 4, .inputs = 40}, 9);
   const auto said = [&](const convert::LowRankLayerOptions& options) {
