@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,36 @@ void expect_same(const KV& kv, const Plain& plain) {
               run(q.view(), plain, sinks(3) | sliding_window(77)))
         << tokens;
   }
+}
+
+/// Keys [head][tile][dim][64] and values [head][token][dim padded], of which `behind` is what stands behind a
+/// value's dims.
+TEST(TileFormats, WhatStandsBehindAValueIsNoPartOfIt) {
+  constexpr Index padded = round_up(Dv, simd::padding), tokens = round_up(n, 64);
+  const auto k = random_rows<float>(1, n, G, D), v = random_rows<float>(2, n, G, Dv);
+  const auto packed = [&](float behind) {
+    std::vector<float> keys(G * tokens * D), values(G * tokens * padded, behind);
+    for (Index head = 0; head < G; ++head)
+      for (Index j = 0; j < n; ++j) {
+        for (Index d = 0; d < D; ++d)
+          keys[static_cast<std::size_t>((head * tokens + j / 64 * 64) * D + d * 64 + j % 64)] =
+              k.view().at(0, j, head)[d];
+        std::copy_n(v.view().at(0, j, head), Dv,
+                    &values[static_cast<std::size_t>(head * tokens + j) * padded]);
+      }
+    return Tiles<float>{
+        G, D, Dv, Range{0, n}, [=](Index head, Range want) {
+          const Index at = head * tokens + want.begin;
+          return KVTile{
+              .k = tile_side(&keys[static_cast<std::size_t>((at - want.begin % 64) * D + want.begin % 64)],
+                             64),
+              .v = tile_side(&values[static_cast<std::size_t>(at * padded)], padded),
+              .size = want.size()};
+        }};
+  };
+  for (const float behind :
+       {1e38f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
+    expect_same(packed(behind), packed(0));
 }
 
 TEST(TileFormats, KeysAndValuesMayDiffer) {

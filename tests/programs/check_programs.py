@@ -42,8 +42,8 @@ WITHOUT_OPTIONS = {"train_copy"}  # the program of the README, as it stands ther
 # What is needed for the mistake to be the only one.
 A_MODEL = "--model none.gguf "
 REQUIRED = {"beam": A_MODEL + "--prompt x", "choose_groups": "--heads 8 --head-dim 64 --context 128",
-            "convert": A_MODEL + "--out x", "generate": A_MODEL + "--prompt x", "latent_convert": A_MODEL + "--calibration x --perplexity x",
-            "look": A_MODEL + "--text x",
+            "convert": A_MODEL + "--out x", "generate": A_MODEL + "--prompt x",
+            "latent_convert": A_MODEL + "--calibration x --perplexity x", "look": A_MODEL + "--text x",
             "read_less": A_MODEL + "--text x", "serve_batch": A_MODEL, "speculate": A_MODEL + "--prompt x",
             "uptrain_gguf": A_MODEL + "--text x --perplexity x --out x"}
 

@@ -47,8 +47,13 @@ class Finisher {
 
  private:
   void note_overflows(const Block& block, const RowState<Acc>& state) {
+    // What stands behind a row's value_dim, in values and so in sums, may be anything.
+    const Index dim = call_.kv.value_dim, whole = round_down(dim, simd::padding);
     const auto finite = [&](const RowState<Acc>& s, Index rows) {
-      return kernels_.wide.all_finite(s.o, s.stride, rows, s.stride);
+      bool all = kernels_.wide.all_finite(s.o, s.stride, rows, whole);
+      for (Index i = 0; i < rows; ++i)
+        for (Index c = whole; c < dim; ++c) all &= std::isfinite(s.o[i * s.stride + c]);
+      return all;
     };
     const bool none = finite(state, block.rows);
     some_overflowed_ |= !none;
