@@ -277,6 +277,22 @@ TEST(ToLatent, SaysWhatDoesNotFit) {
             "wq: cols is 71, expected the 70 of wk: a layer of latent attention has one input");
 }
 
+// A text shorter than the layer is wide says nothing of most directions: refused, or with noise kept.
+TEST(ToLatent, OfFewerTokensThanInputs) {
+  const Weights w = random_weights({.num_q_heads = 4, .num_kv_heads = 2, .inputs = 50}, 21);
+  const Numbers x = activations<double>(12, 50, 22), seen(x.begin(), x.begin() + 3 * 50);
+  Calibration c = calibration_of(seen, 50);
+  const RopeConfig rope{.layout = RopeLayout::half, .head_dim = 8, .theta = theta};
+  const auto of_rank = [&](Index rank) {
+    return to_latent(w, rope, {.rank = rank, .rope_dim = 16, .calibration = &c});
+  };
+  EXPECT_EQ(message_of([&] { of_rank(2); }),
+            "activations: 3 tokens have rank 3, expected 50; add more of them, or add_noise");
+  c.add_noise(1e-3);
+  expect_same(of_rank(full_rank(w, 0)), w, x, frequencies_of(8), "all");
+  for (const double y : run_latent(of_rank(2), x)) ASSERT_TRUE(std::isfinite(y));
+}
+
 // Nothing to weigh by: zeros stay zeros.
 TEST(ToLatent, OfZeros) {
   Weights w = random_weights({.num_q_heads = 2, .num_kv_heads = 2, .inputs = 20}, 17);
