@@ -64,12 +64,12 @@ nlohmann::ordered_json Results::json() const {
 
 std::string Results::svg() const {
   common::Chart chart{.title = model + ": what its cache holds, without training",
-                       .x_title = "bytes of cache a token (f16)",
-                       .y_title = "perplexity",
-                       .x_ticks = {},
-                       .logarithmic_y = true,
-                       .series = {},
-                       .line = {}};
+                      .x_title = "bytes of cache a token (f16)",
+                      .y_title = "perplexity",
+                      .x_ticks = {},
+                      .logarithmic_y = true,
+                      .series = {},
+                      .line = {}};
   Index most = 0;
   for (const Measured& m : forms) {
     most = std::max(most, bytes_per_token(m));
