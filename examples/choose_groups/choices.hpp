@@ -6,6 +6,7 @@
 #include <functional>
 #include <gqa/plan/cache_plan.hpp>
 #include <gqa/plan/cost.hpp>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,8 +37,9 @@ struct Choice {
 
 /// What is asked for; what is not given is any.
 struct Limits {
-  std::optional<Index> bytes = {};
-  std::optional<double> decode = {}, loss = {};
+  static constexpr double none = std::numeric_limits<double>::infinity();
+  Index bytes = std::numeric_limits<Index>::max();
+  double decode = none, loss = none;
 };
 
 /// Calls f.operator()<T>() for the type of that name.
@@ -93,8 +95,8 @@ inline void mark_front(std::vector<Choice>& choices, double same_loss) {
 
 inline void mark_fits(std::vector<Choice>& choices, const Limits& limits) {
   for (Choice& c : choices)
-    c.fits = (!limits.bytes || c.bytes <= *limits.bytes) && (!limits.decode || c.decode <= *limits.decode) &&
-             (!limits.loss || (c.loss && *c.loss <= *limits.loss));
+    c.fits = c.bytes <= limits.bytes && c.decode <= limits.decode &&
+             (limits.loss == Limits::none || (c.loss && *c.loss <= limits.loss));
 }
 
 /// The one of the front with the least loss that fits, if any does.

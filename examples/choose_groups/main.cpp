@@ -64,9 +64,11 @@ void run(Options& o) {
   report.choices = choices_of(o.use, report.rates);
   set_losses(report.choices, o.use, report.quality);
   mark_front(report.choices, o.same_loss);
-  Limits limits{.bytes = o.most_bytes, .loss = o.most_loss};
+  Limits limits;
+  if (o.most_bytes) limits.bytes = *o.most_bytes;
   if (o.most_decode_ms) limits.decode = *o.most_decode_ms * 1e-3;
-  report.limited = limits.bytes || limits.decode || limits.loss;
+  if (o.most_loss) limits.loss = *o.most_loss;
+  report.limited = o.most_bytes || o.most_decode_ms || o.most_loss;
   mark_fits(report.choices, limits);
   std::cout << (o.json ? json_of(report).dump(2) + "\n" : text_of(report));
 }
