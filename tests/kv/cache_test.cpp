@@ -224,6 +224,24 @@ TEST(CacheConversion, FloatAndDoubleInto16Bits) {
   to_f32.expect_in(f32, 40);
 }
 
+// Whole pairs of tokens, runs of 16 and what is left of either side go different ways.
+template <class T>
+void expect_floats_wherever_a_span_begins() {
+  for (Index dim : {7, 40}) {
+    const Model<T, float> model(1, 2, dim, dim + 9, 260);
+    KVCache<T> cache({.max_tokens = 260, .num_kv_heads = 2, .head_dim = dim, .value_dim = dim + 9});
+    Index tokens = 0;
+    for (Index n : {1, 6, 5, 4, 21, 17, 16, 1, 64, 3, 122}) {
+      model.add(cache, n);
+      model.expect_in(cache, tokens += n);
+    }
+  }
+}
+TEST(CacheConversion, FloatsWhereverASpanBegins) {
+  expect_floats_wherever_a_span_begins<half>();
+  expect_floats_wherever_a_span_begins<bfloat16>();
+}
+
 TEST(CacheConversion, RoundsDoublesOnce) {
   // Just above the middle of two neighbours, by less than a float can tell: by way of a float, a tie, to the
   // even one below.
