@@ -106,6 +106,18 @@ TEST(TileFormats, WhatStandsBehindAValueIsNoPartOfIt) {
     expect_same(packed(behind), packed(0));
 }
 
+// Sums of a row that overflow in its last dims alone, those past whole vectors, are taken again as any are.
+TEST(TileFormats, LastDimsMayOverflowToo) {
+  const auto k = random_rows<float>(1, n, G, D);
+  auto v = random_rows<float>(2, n, G, Dv);
+  constexpr float large = 3e38f;
+  for (std::size_t i = Dv - 1; i < v.elements.size(); i += Dv) v.elements[i] = large;
+  const auto q = random_rows<float>(3, 7, 6, D);
+  const auto out = attention(q.view(), k.view(), v.view());
+  for (Index t = 0; t < 7; ++t)
+    for (Index h = 0; h < 6; ++h) EXPECT_NEAR(out(0, t, h, Dv - 1) / large, 1, 1e-5);
+}
+
 TEST(TileFormats, KeysAndValuesMayDiffer) {
   const auto k = random_rows<half>(1, n, G, D);
   const auto v = random_rows<bfloat16>(2, n, G, Dv);

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <unsupported/Eigen/CXX11/Tensor>
 
 #include "layer/matrices.hpp"
 #include "support/random.hpp"
