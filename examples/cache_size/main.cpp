@@ -2,16 +2,13 @@
 // How large a KV cache is, and how large multi-head or multi-query attention would make it.
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "cache_size.hpp"
@@ -21,6 +18,7 @@
 #include "failure.hpp"
 #include "model_file.hpp"
 #include "models.hpp"
+#include "output_file.hpp"
 #include "plot.hpp"
 #include "report.hpp"
 
@@ -200,9 +198,7 @@ bool write_plot(const std::filesystem::path& path, const std::string& svg) {
     std::cout << svg;
     return true;
   }
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  if (!file || !(file << svg) || !file.flush())
-    throw std::system_error(errno, std::generic_category(), path.string());
+  common::write_text(path, svg);
   return false;
 }
 

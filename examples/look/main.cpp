@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the heads of a real model look at: a page, a picture, JSON or text.
-#include <fstream>
 #include <iomanip>
 #include <iostream>
 
 #include "failure.hpp"
 #include "loaded_model.hpp"
 #include "options.hpp"
+#include "output_file.hpp"
 #include "page.hpp"
 #include "picture.hpp"
 #include "progress.hpp"
@@ -14,18 +14,6 @@
 
 namespace look {
 namespace {
-
-/// A file that is written at the end, opened now: what cannot be written is known before long work.
-std::ofstream open(const std::filesystem::path& path) {
-  std::ofstream file(path, std::ios::binary | std::ios::app);
-  if (!file) throw std::system_error(errno, std::generic_category(), path.string());
-  return file;
-}
-void write(const std::filesystem::path& path, const std::string& content) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  if (!(file << content) || !file.flush())
-    throw std::system_error(errno, std::generic_category(), path.string());
-}
 
 int run(const Options& options) {
   const generate::ModelFile file(options.model);
@@ -41,8 +29,8 @@ int run(const Options& options) {
     if (!options.html_wanted && options.svg.empty()) return 0;
   }
   const bool svg_in_file = !options.svg.empty() && options.svg != "-";
-  if (options.html_wanted) open(options.html);
-  if (svg_in_file) open(options.svg);
+  if (options.html_wanted) common::check_writable(options.html);
+  if (svg_in_file) common::check_writable(options.svg);
 
   common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::weight_type(options.weights),
@@ -50,11 +38,11 @@ int run(const Options& options) {
   const Look look = look_at(loaded.model, loaded.executor, tokens, options,
                             [&](double done) { line.show("looking", done); });
   line.clear();
-  if (options.html_wanted) write(options.html, page(look, file.sizes, file.tokenizer));
+  if (options.html_wanted) common::write_text(options.html, page(look, file.sizes, file.tokenizer));
   if (!options.svg.empty()) {
     const std::string svg = picture(look, file.sizes, file.tokenizer, options);
     if (svg_in_file)
-      write(options.svg, svg);
+      common::write_text(options.svg, svg);
     else
       std::cout << svg;
   }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What it costs a real model to read, or to keep, fewer of the tokens before: perplexity by method and bytes.
-#include <fstream>
 #include <iostream>
 
 #include "failure.hpp"
 #include "loaded_model.hpp"
 #include "options.hpp"
+#include "output_file.hpp"
 #include "progress.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
@@ -18,12 +18,7 @@ int run(const Options& options) {
   const std::string text = options.read_text();
   const std::vector<TokenId> tokens = file.tokenizer.encode(text);
   check(options.settings, file.sizes, std::ssize(tokens));
-  std::ofstream svg;
-  if (!options.svg.empty()) {  // what cannot be written is known before long work
-    svg.open(options.svg, std::ios::binary | std::ios::app);
-    if (!svg) throw std::system_error(errno, std::generic_category(), options.svg.string());
-    svg.close();
-  }
+  if (!options.svg.empty()) common::check_writable(options.svg);
 
   common::ProgressLine line;
   const generate::LoadedModel loaded(file, options.num_threads, generate::weight_type(options.weights),
@@ -31,11 +26,7 @@ int run(const Options& options) {
   const Results results = measure(loaded.model, loaded.executor, tokens, options.settings,
                                   [&](double done) { line.show("reading", done); });
   line.clear();
-  if (!options.svg.empty()) {
-    svg.open(options.svg, std::ios::binary | std::ios::trunc);
-    if (!(svg << picture(results, file.sizes.name)) || !svg.flush())
-      throw std::system_error(errno, std::generic_category(), options.svg.string());
-  }
+  if (!options.svg.empty()) common::write_text(options.svg, picture(results, file.sizes.name));
   if (options.json)
     std::cout << to_json(results, file.sizes.name)
                      .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)

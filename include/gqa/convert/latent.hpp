@@ -227,12 +227,9 @@ Latent to_latent(const Weights& source, const std::optional<RopeConfig>& rope, c
                                .theta = 1,
                                .scaling = RopeScaling::factors(std::move(periods), gain)});
   result.unrotated = all > 0 ? std::max(0.0, 1 - still / all) : 0;
-  result.report.keys =
-      detail::report_of<Real>(source.wk, source.bk, detail::rows_of(low.lost, 0, G * nope), G, calibration);
-  result.report.values = detail::report_of<Real>(source.wv, source.bv,
-                                                 detail::rows_of(low.lost, G * nope, G * Dv), G, calibration);
-  result.report.cache_before = source.cache();
-  result.report.cache_after = {options.rank + options.rope_dim};
+  result.report = detail::report_of<Real>(source, detail::rows_of(low.lost, 0, G * nope),
+                                          detail::rows_of(low.lost, G * nope, G * Dv), calibration,
+                                          {options.rank + options.rope_dim});
   return result;
 }
 

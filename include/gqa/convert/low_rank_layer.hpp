@@ -114,10 +114,7 @@ Folded fold_values(const Weights& source, Index rank, const Calibration* calibra
   result.weights.wv = detail::without_bias(values.down, source.bv.empty() ? nullptr : &result.weights.bv);
   result.weights.wo = detail::output_of_latents(source, values.up);
   const Matrix nothing(source.wk.rows(), source.wk.cols() + 1);
-  result.report.keys = detail::report_of<Real>(source.wk, source.bk, nothing, G, calibration);
-  result.report.values = detail::report_of<Real>(source.wv, source.bv, values.lost, G, calibration);
-  result.report.cache_before = source.cache();
-  result.report.cache_after = result.weights.cache();
+  result.report = detail::report_of<Real>(source, nothing, values.lost, calibration, result.weights.cache());
   return result;
 }
 
@@ -144,10 +141,7 @@ Folded fold_keys(const Weights& source, Index rank, const Calibration* calibrati
         detail::add_row(folded, h * rank + i, q, h * D + e, keys.up(source.heads.kv_head(h) * D + e, i));
   w.wq = detail::without_bias(folded, source.bq.empty() ? nullptr : &w.bq);
   const Matrix nothing(source.wv.rows(), source.wv.cols() + 1);
-  result.report.keys = detail::report_of<Real>(source.wk, source.bk, keys.lost, G, calibration);
-  result.report.values = detail::report_of<Real>(source.wv, source.bv, nothing, G, calibration);
-  result.report.cache_before = source.cache();
-  result.report.cache_after = w.cache();
+  result.report = detail::report_of<Real>(source, keys.lost, nothing, calibration, w.cache());
   return result;
 }
 
@@ -219,10 +213,8 @@ LowRankLayer to_low_rank_layer(const Weights& source, const std::optional<RopeCo
   result.key_up = std::move(keys.up);
   result.wo = detail::output_of_latents(source, values.up);
   result.bo = source.bo;
-  result.report.keys = detail::report_of<Real>(source.wk, source.bk, keys.lost, G, options.calibration);
-  result.report.values = detail::report_of<Real>(source.wv, source.bv, values.lost, G, options.calibration);
-  result.report.cache_before = source.cache();
-  result.report.cache_after = {L * (options.key_rank + options.value_rank)};
+  result.report = detail::report_of<Real>(source, keys.lost, values.lost, options.calibration,
+                                          {L * (options.key_rank + options.value_rank)});
   return result;
 }
 

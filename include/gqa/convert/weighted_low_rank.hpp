@@ -81,6 +81,17 @@ HeadReport report_of(const Matrix& w, const std::vector<double>& bias, const Mat
   return report;
 }
 
+/// The same of a layer's keys and values, and what its cache held.
+template <class Real>
+Report report_of(const Weights& source, const Matrix& lost_of_keys, const Matrix& lost_of_values,
+                 const Calibration* calibration, CacheCost cache_after) {
+  const Index heads = source.num_kv_heads();
+  return {.keys = report_of<Real>(source.wk, source.bk, lost_of_keys, heads, calibration),
+          .values = report_of<Real>(source.wv, source.bv, lost_of_values, heads, calibration),
+          .cache_before = source.cache(),
+          .cache_after = cache_after};
+}
+
 /// Some rows of a matrix.
 inline Matrix rows_of(const Matrix& from, Index first, Index count) {
   Matrix part(count, from.cols());

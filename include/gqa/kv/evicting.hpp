@@ -69,14 +69,9 @@ class EvictingCache {
   template <TensorLike K, TensorLike V>
   void write(Index layer, const Span& span, const K& k, const V& v) {
     Layer& l = at(layer);
-    const Range p = span.positions;
-    GQA_CHECK(span.epoch == epoch_ && p.begin >= l.kept.first_late && p.begin <= p.end && p.end <= seen_,
-              std::invalid_argument,
-              "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the last "
-                              << seen_ - l.kept.first_late << " of " << seen_
-                              << " that no eviction has seen");
+    l.kept.check_span(span, epoch_, seen_);
     // The slots' own epoch changes where an extension failed; what it is, one of nothing says.
-    l.slots.write(0, Span{l.kept.slots_of(p), l.slots.extend(0).epoch}, k, v);
+    l.slots.write(0, Span{l.kept.slots_of(span.positions), l.slots.extend(0).epoch}, k, v);
   }
 
   /// Keeps some slots of one layer, `kept[g]` those of KV head g in ascending order, as many for each, and
@@ -107,10 +102,7 @@ class EvictingCache {
   /// The position of the token in a slot. Throws std::out_of_range.
   Index position(Index layer, Index kv_head, Index slot) const {
     const Layer& l = at(layer);
-    GQA_CHECK(kv_head >= 0 && kv_head < num_kv_heads() && slot >= 0 && slot < l.slots.size(),
-              std::out_of_range,
-              "slot " << slot << " of KV head " << kv_head << ", expected less than " << l.slots.size()
-                      << " and " << num_kv_heads());
+    detail::check_slot(kv_head, num_kv_heads(), slot, l.slots.size());
     return l.kept.position(kv_head, slot);
   }
   /// How many tokens a layer holds. Throws std::out_of_range.
@@ -130,12 +122,8 @@ class EvictingCache {
   /// Forgets all but the first n tokens there have been, those that no eviction has seen or all. Throws
   /// std::invalid_argument for others: oldest_truncation() says how far back it goes.
   void truncate(Index n) {
-    GQA_CHECK(n >= 0 && n <= seen_, std::invalid_argument,
-              "truncate: n is " << n << ", expected 0 to the " << seen_ << " tokens there have been");
+    detail::check_truncation(n, seen_, oldest_truncation());
     if (n == 0) return clear();
-    GQA_CHECK(n >= oldest_truncation(), std::invalid_argument,
-              "truncate: n is " << n << ", expected at least " << oldest_truncation()
-                                << ", where tokens were last evicted");
     if (n == seen_) return;
     for (Layer& l : layers_) l.slots.truncate(n - l.kept.evicted());
     seen_ = n;

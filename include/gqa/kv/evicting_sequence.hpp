@@ -17,9 +17,8 @@ namespace gqa {
 ///     gqa::EvictingSequence sequence(pool.sequence(pool.create()));
 ///
 /// Spans and size() count all tokens there have been; attention sees slots: what EvictingCache says of both
-/// holds here. The sequence is to be changed through this alone; once
-/// evicted from, it cannot be published. Others that share its pages (forks, and
-/// whoever finds what it published) keep all of their tokens.
+/// holds here. The sequence is to be changed through this alone; once evicted from, it cannot be published.
+/// Others that share its pages (forks, and whoever finds what it published) keep all of their tokens.
 ///
 /// Every operation either happens or throws and leaves the cache as it was. Views from before an eviction
 /// throw std::invalid_argument from then on; reading one while evict() runs is a race, as while any cache is
@@ -53,12 +52,8 @@ class EvictingSequence {
   /// Stores the keys and values of a span's tokens in one layer. Throws as PagedCache::write.
   template <TensorLike K, TensorLike V>
   void write(Index layer, const Span& span, const K& k, const V& v) {
-    const Range p = span.positions;
-    GQA_CHECK(span.epoch == epoch_ && p.begin >= first_late() && p.begin <= p.end && p.end <= seen_,
-              std::invalid_argument,
-              "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the last "
-                              << seen_ - first_late() << " of " << seen_ << " that no eviction has seen");
-    sequence_.write(layer, Span{kept_[0].slots_of(p), sequence_.extend(0).epoch}, k, v);
+    kept_[0].check_span(span, epoch_, seen_);
+    sequence_.write(layer, Span{kept_[0].slots_of(span.positions), sequence_.extend(0).epoch}, k, v);
   }
 
   /// Keeps some slots, `kept[layer][kv_head]` in ascending order, as many for each head and layer: what
@@ -77,9 +72,7 @@ class EvictingSequence {
   /// The position of the token in a slot. Throws std::out_of_range.
   Index position(Index layer, Index kv_head, Index slot) const {
     detail::check_layer(layer, num_layers());
-    GQA_CHECK(kv_head >= 0 && kv_head < num_kv_heads() && slot >= 0 && slot < slots(), std::out_of_range,
-              "slot " << slot << " of KV head " << kv_head << ", expected less than " << slots() << " and "
-                      << num_kv_heads());
+    detail::check_slot(kv_head, num_kv_heads(), slot, slots());
     return kept_[static_cast<std::size_t>(layer)].position(kv_head, slot);
   }
   /// How many tokens each layer holds.
@@ -98,12 +91,8 @@ class EvictingSequence {
   /// Forgets all but the first n tokens there have been, those that no eviction has seen or all. Throws
   /// std::invalid_argument for others: oldest_truncation() says how far back it goes.
   void truncate(Index n) {
-    GQA_CHECK(n >= 0 && n <= seen_, std::invalid_argument,
-              "truncate: n is " << n << ", expected 0 to the " << seen_ << " tokens there have been");
+    detail::check_truncation(n, seen_, oldest_truncation());
     if (n == 0) return clear();
-    GQA_CHECK(n >= oldest_truncation(), std::invalid_argument,
-              "truncate: n is " << n << ", expected at least " << oldest_truncation()
-                                << ", where tokens were last evicted");
     if (n == seen_) return;
     sequence_.truncate(n - kept_[0].evicted());
     seen_ = n;

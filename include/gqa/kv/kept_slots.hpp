@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "gqa/core/error.hpp"
 #include "gqa/core/shape.hpp"
 #include "gqa/core/tensor.hpp"
+#include "gqa/kv/sequence.hpp"
 
 namespace gqa::detail {
 
@@ -44,6 +46,22 @@ inline Index checked_kept(std::span<const std::vector<std::vector<Index>>> kept,
   return count;
 }
 
+/// Throws std::out_of_range.
+inline void check_slot(Index kv_head, Index heads, Index slot, Index slots) {
+  GQA_CHECK(
+      kv_head >= 0 && kv_head < heads && slot >= 0 && slot < slots, std::out_of_range,
+      "slot " << slot << " of KV head " << kv_head << ", expected less than " << slots << " and " << heads);
+}
+
+/// Throws std::invalid_argument unless a cache of `seen` tokens can forget all but the first n: all, or those
+/// from `oldest` on, which no eviction has seen.
+inline void check_truncation(Index n, Index seen, Index oldest) {
+  GQA_CHECK(n >= 0 && n <= seen, std::invalid_argument,
+            "truncate: n is " << n << ", expected 0 to the " << seen << " tokens there have been");
+  GQA_CHECK(n == 0 || n >= oldest, std::invalid_argument,
+            "truncate: n is " << n << ", expected at least " << oldest << ", where tokens were last evicted");
+}
+
 /// The positions of a layer's slots. Tokens that no eviction has seen stand behind those that were kept, in
 /// order.
 struct KeptSlots {
@@ -57,6 +75,15 @@ struct KeptSlots {
   Index position(Index head, Index slot) const {
     if (slot >= num_kept()) return slot + evicted();
     return positions[static_cast<std::size_t>(head)][static_cast<std::size_t>(slot)];
+  }
+
+  /// Throws std::invalid_argument unless a span is of tokens that no eviction has seen, of `seen` in all.
+  void check_span(const Span& span, std::uint64_t epoch, Index seen) const {
+    const Range p = span.positions;
+    GQA_CHECK(span.epoch == epoch && p.begin >= first_late && p.begin <= p.end && p.end <= seen,
+              std::invalid_argument,
+              "span: tokens " << p.begin << " to " << p.end << " are not, or no longer, among the last "
+                              << seen - first_late << " of " << seen << " that no eviction has seen");
   }
 
   /// After some of the slots of `seen` tokens were kept.
