@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <Eigen/Core>
 #include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <type_traits>
 
-#include "gqa/core/toolchain.hpp"
+#include "gqa/core/eigen.hpp"
 
 namespace gqa {
 
+// Declared alone: values of them need <Eigen/Core>.
 using half = Eigen::half;          ///< IEEE binary16
 using bfloat16 = Eigen::bfloat16;  ///< the upper half of a binary32
 
