@@ -10,10 +10,6 @@
 
 #include "gqa/simd/kernels.hpp"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpsabi"            // vectors are passed between inlined functions only

@@ -54,8 +54,7 @@ struct PairDot {
   static GQA_INLINE F32 multiply(F32 c, const bfloat16* a, F32 b) {
     int pair;
     __builtin_memcpy(&pair, a, sizeof pair);
-    return bits_as<F32>(_mm512_dpbf16_ps(bits_as<__m512>(c), bits_as<__m512bh>(_mm512_set1_epi32(pair)),
-                                         bits_as<__m512bh>(b)));
+    return add_dot(pair - I32{}, b, c);
   }
   static GQA_INLINE F32 multiply_alone(F32 c, const bfloat16* a, F32 b) { return multiply(c, a, b); }
 };
