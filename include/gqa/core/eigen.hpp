@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the library says of Eigen where it has not been included: to read Eigen's headers takes longer than to read
-// ours. Whoever passes a tensor, a matrix or 16-bit floats includes Eigen's header for them, before ours or after.
+// What the library says of Eigen where it has not been included: to read Eigen's headers takes longer than to
+// read ours. Whoever passes a tensor, a matrix or 16-bit floats includes Eigen's header for them, before ours
+// or after.
 #pragma once
 
 #include <cstddef>
@@ -43,11 +44,12 @@ using Index = std::ptrdiff_t;
 
 }  // namespace gqa::detail::eigen
 
-// How Eigen's tensors own memory depends on the flags of the file that includes Eigen (-march, sanitizers, macros
-// of Eigen's): whether they leave its alignment to malloc(), or see to so many bytes themselves. One program may
-// hold files of several such flags, and the linker keeps one copy of each inline function for all of them: a
-// tensor made the one way would be freed the other. So what makes a tensor has the way in its name: `inline
-// namespace GQA_EIGEN_MEMORY { ... }`. The same name has to mean the same way; one way may have several names.
+// How Eigen's tensors own memory depends on the flags of the file that includes Eigen (-march, sanitizers,
+// macros of Eigen's): whether they leave its alignment to malloc(), or see to so many bytes themselves. One
+// program may hold files of several such flags, and the linker keeps one copy of each inline function for all
+// of them: a tensor made the one way would be freed the other. So what makes a tensor has the way in its
+// name: `inline namespace GQA_EIGEN_MEMORY { ... }`. The same name has to mean the same way; one way may have
+// several names.
 #if defined(EIGEN_DEFAULT_ALIGN_BYTES) && defined(EIGEN_MALLOC_ALREADY_ALIGNED)  // Eigen has decided
 
 #if EIGEN_MALLOC_ALREADY_ALIGNED || EIGEN_DEFAULT_ALIGN_BYTES == 0
@@ -81,23 +83,15 @@ using Index = std::ptrdiff_t;
 #else
 #define GQA_ALIGN_BYTES GQA_VECTOR_BYTES
 #endif
-// What malloc() aligns to: told, or judged by the system (one for all of a program) and the sanitizer.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define GQA_SANITIZED_MALLOC
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define GQA_SANITIZED_MALLOC
-#endif
-
+// What malloc() aligns to Eigen is told, or knows of the system, which all of a program shares, and of
+// sanitizers.
 #if defined(EIGEN_MALLOC_ALREADY_ALIGNED) && EIGEN_MALLOC_ALREADY_ALIGNED || GQA_ALIGN_BYTES == 0
 #define GQA_EIGEN_MEMORY eigen_later_malloc
 #elif GQA_ALIGN_BYTES <= 8
 #define GQA_EIGEN_MEMORY eigen_later_8
 #elif GQA_ALIGN_BYTES <= 16 && defined(EIGEN_MALLOC_ALREADY_ALIGNED)
 #define GQA_EIGEN_MEMORY eigen_later_aligned_16
-#elif GQA_ALIGN_BYTES <= 16 && defined(GQA_SANITIZED_MALLOC)
+#elif GQA_ALIGN_BYTES <= 16 && defined(GQA_ADDRESS_SANITIZER)
 #define GQA_EIGEN_MEMORY eigen_later_sanitized_16
 #elif GQA_ALIGN_BYTES <= 16
 #define GQA_EIGEN_MEMORY eigen_later_16
@@ -111,6 +105,5 @@ using Index = std::ptrdiff_t;
 
 #undef GQA_VECTOR_BYTES
 #undef GQA_ALIGN_BYTES
-#undef GQA_SANITIZED_MALLOC
 
 #endif

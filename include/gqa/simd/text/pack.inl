@@ -29,7 +29,7 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, void* t
 /// Of 16 bits, every NaN is the quiet one of its sign: the sets' instructions would keep different payloads.
 template <class T>
 GQA_INLINE Vec<Accumulator<T>> quiet(Vec<Accumulator<T>> v) {
-  if constexpr (!std::is_same_v<T, Accumulator<T>>)
+  if constexpr (scalar_bytes<T> == 2)
     return v == v ? v : bits_as<F32>((bits_as<U32>(v) & 0x80000000u) | 0x7fc00000u);
   else
     return v;
@@ -193,9 +193,8 @@ inline void interleave_pairs(const void* rows, Index stride, Index keys, Index d
                              Index pairs_stride) {
   interleave<std::uint16_t>(
       rows, stride, keys, dim, pairs, pairs_stride,
-      [](const std::uint16_t* p, Index count) __attribute__((always_inline)) {
-        return __builtin_convertvector(load_bits(p, count), U32) << 16;
-      });
+      [](const std::uint16_t* p, Index count)
+          __attribute__((always_inline)) { return __builtin_convertvector(load_bits(p, count), U32) << 16; });
 }
 
 /// Of floats, rounded as round_row does.
