@@ -73,6 +73,8 @@ add_test(NAME readme/tables COMMAND ${python} readme/check_tables.py "${PROJECT_
 
 add_test(NAME flags/errors COMMAND ${python} flags/check_errors.py "${CMAKE_CXX_COMPILER}" ${compile_flags}
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+add_test(NAME flags/memory COMMAND ${python} flags/check_memory.py "${CMAKE_CXX_COMPILER}" ${compile_flags}
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 add_library(gqa_flags_macros OBJECT flags/macros.cpp)
 target_link_libraries(gqa_flags_macros PRIVATE gqa::gqa gqa_warnings)
 target_compile_options(gqa_flags_macros PRIVATE -O0)
@@ -83,7 +85,7 @@ endif()
 # Parts of a program compiled with different flags, and one that leaves the kernels to the library: the linker
 # keeps one copy of each inline function for all, the first it sees, so that each order runs other code.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
-  set(parts plain native unoptimised compiled)
+  set(parts plain native unoptimised compiled ours_first)
   foreach(part IN LISTS parts)
     add_library(gqa_flags_${part} OBJECT flags/part.cpp)
     target_include_directories(gqa_flags_${part} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
@@ -94,8 +96,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
   target_compile_options(gqa_flags_plain PRIVATE -O2)
   target_compile_options(gqa_flags_native PRIVATE -O3 -march=native)
   target_compile_options(gqa_flags_unoptimised PRIVATE -O0)
+  target_compile_options(gqa_flags_ours_first PRIVATE -O1 -march=native)
+  target_compile_definitions(gqa_flags_ours_first PRIVATE OURS_FIRST)
   # The library as objects: of an archive the linker would take none after a part that has the kernels.
   target_link_libraries(gqa_flags_compiled PRIVATE gqa::compiled)
+  target_link_libraries(gqa_flags_ours_first PRIVATE gqa::compiled)
   list(APPEND objects_compiled $<TARGET_OBJECTS:gqa_compiled>)
   find_package(Threads REQUIRED)
   set(programs "")
