@@ -63,7 +63,7 @@ GQA_INLINE F64 multiply_add(F64 a, F64 b, F64 c) {
 /// not see what assembly reads.
 GQA_INLINE F32 widen_halves(const void* p) {
   F32 y;
-#if defined(__SANITIZE_ADDRESS__) || (defined(__clang__) && __has_feature(address_sanitizer))
+#ifdef GQA_ADDRESS_SANITIZER
   asm(GQA_ASM_1("vcvtph2ps", "%0", "%1") : "=" GQA_REGISTER(y) : GQA_REGISTER(load_vec<U16>(p)));
 #else
   using Halves = unsigned short __attribute__((vector_size(sizeof(U16)), aligned(2), may_alias));
