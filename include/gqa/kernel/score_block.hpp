@@ -35,8 +35,8 @@ class ScoreBlock {
   ScoreBlock(Arena& arena, const Call<Acc>& call, const CallKernels<Acc>& kernels, Index max_rows)
       : call_(call),
         kernels_(kernels),
-        scores_(arena.take<Acc>(checked_mul(max_rows, stride, "workspace"))),
-        words_(arena.take<std::uint64_t>(checked_mul(max_rows, chunk_tiles, "workspace"))) {}
+        scores_(arena.take<Acc>(max_rows, stride)),
+        words_(arena.take<std::uint64_t>(max_rows, chunk_tiles)) {}
 
   /// Finds out what the block sees of the chunk; false where that is nothing.
   bool look(const Item<Acc>& item, const Block& block, Index chunk_begin) {
