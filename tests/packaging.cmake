@@ -96,7 +96,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
   target_compile_options(gqa_flags_plain PRIVATE -O2)
   target_compile_options(gqa_flags_native PRIVATE -O3 -march=native)
   target_compile_options(gqa_flags_unoptimised PRIVATE -O0)
-  target_compile_options(gqa_flags_ours_first PRIVATE -O1 -march=native)
+  target_compile_options(gqa_flags_ours_first PRIVATE -O3 -march=native)
   target_compile_definitions(gqa_flags_ours_first PRIVATE OURS_FIRST)
   # The library as objects: of an archive the linker would take none after a part that has the kernels.
   target_link_libraries(gqa_flags_compiled PRIVATE gqa::compiled)
