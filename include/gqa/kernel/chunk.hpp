@@ -233,7 +233,7 @@ class Chunk {
     run.size += tile.size;
   }
 
-  void add(const KVTile& tile, Index position, Index rows) {
+  [[gnu::noinline]] void add(const KVTile& tile, Index position, Index rows) {
     auto& piece = *::new (pieces_ + size_++) Piece<Acc>;
     piece.column = position - begin_;
     piece.size = tile.size;
