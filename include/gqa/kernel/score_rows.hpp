@@ -5,6 +5,7 @@
 #include "gqa/core/parallel.hpp"
 #include "gqa/kernel/call.hpp"
 #include "gqa/kernel/item.hpp"
+#include "gqa/kernel/make_call.hpp"
 #include "gqa/kernel/workspace.hpp"
 
 namespace gqa::detail {
