@@ -95,6 +95,7 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
                            .kv_head = kv_head,
                            .q = {begin, std::min(begin + step, call.batch.tokens(seq))},
                            .kv = call.kv.retained(seq).hull()});
+    const auto place = [&](const detail::WorkItem&, const detail::Item<Acc>&, Index) -> Acc* { return nullptr; };
     const auto tell = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row, Range told,
                           std::span<const Acc> values) {
       const Index at = (item.seq * call.heads.num_q_heads + item.q_head(row)) * num_tokens + item.token(row);
@@ -102,7 +103,7 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
       for (std::size_t j = 0; j < values.size(); ++j) to[j] = static_cast<W>(values[j]);
     };
     const auto tell_lse = [](const detail::WorkItem&, const detail::Item<Acc>&, Index, Acc) {};
-    const detail::RowsWanted<Acc> wanted{after == ScoresAfter::softmax, tell, tell_lse};
+    const detail::RowsWanted<Acc> wanted{after == ScoresAfter::softmax, place, tell, tell_lse};
     detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
       detail::score_rows<Acc>(runner, call, items, wanted, workspace);
     });

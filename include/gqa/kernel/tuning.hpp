@@ -128,6 +128,11 @@ constexpr Index backward_rows(Index head_dim, Index value_dim, Index scalar_byte
   return std::clamp<Index>(round_down(cache / 2 / row_bytes, 24), 24, 192);
 }
 
+/// Chunks whose scores probabilities keep until their rows' sums are known.
+constexpr Index kept_chunks(Index rows, Index scalar_bytes) {
+  return 4 * cache_bytes / (rows * score_stride * scalar_bytes);
+}
+
 // ---- How a block is multiplied. ----
 
 /// Rows that a product on a partly masked tile is done for at a time: two register tiles, so that 4 rows a
