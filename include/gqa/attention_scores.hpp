@@ -95,7 +95,9 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
                            .kv_head = kv_head,
                            .q = {begin, std::min(begin + step, call.batch.tokens(seq))},
                            .kv = call.kv.retained(seq).hull()});
-    const auto place = [&](const detail::WorkItem&, const detail::Item<Acc>&, Index) -> Acc* { return nullptr; };
+    const auto place = [&](const detail::WorkItem&, const detail::Item<Acc>&, Index) -> Acc* {
+      return nullptr;
+    };
     const auto tell = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row, Range told,
                           std::span<const Acc> values) {
       const Index at = (item.seq * call.heads.num_q_heads + item.q_head(row)) * num_tokens + item.token(row);

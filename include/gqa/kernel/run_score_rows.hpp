@@ -4,18 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <limits>
 
 #include "gqa/kernel/score_block.hpp"
 #include "gqa/kernel/score_rows.hpp"
 
 namespace gqa::detail {
-
-/// A chunk whose scores stay while their rows' maxima and sums are found.
-struct KeptChunk {
-  Index chunk;
-  Range columns;  // that have scores
-};
 
 /// The keys of a source without its values: no dims of them are read.
 inline KVSource keys_alone(KVSource source) {
@@ -39,7 +34,7 @@ class ScoreRowsWorker {
         keys_(keys_alone(call.kv)),
         queries_(arena, call, max_rows, false),
         scores_(arena, call, kernels, max_rows, most_kept + 1),
-        kept_(arena.take<KeptChunk>(most_kept)),
+        seen_(arena.take<Range>(most_kept + 1)),
         rows_(arena.take<Acc*>(max_rows)),
         mask_memory_(arena.take<std::byte>(call.mask.bytes(call.heads.group_size))),
         total_(arena, max_rows, 0),
@@ -52,18 +47,28 @@ class ScoreRowsWorker {
     const Block block = item.block(0, item.tokens.size());
     queries_.pack(item, block);
     for (Index row = 0; row < block.rows; ++row) rows_[row] = wanted_.place(work, item, row);
-    num_kept_ = 0;
-    if (wanted_.probabilities) sum_up(work, item, block);
-    tell_chunks(work, item, block);
+    const Range hull = item.retained.hull();
+    Index kept = 0;
+    if (wanted_.probabilities) {
+      kept = sum_up(work, item, block);
+      if (kept < most_kept_) {  // all that is seen
+        tell(work, item, block, hull, 0, kept);
+        return;
+      }
+    }
+    Range told = {hull.begin, hull.begin};
+    if (kept > 0) {
+      told.end = std::min(round_down(seen_[kept - 1].begin, chunk_keys) + chunk_keys, hull.end);
+      tell(work, item, block, told, 0, kept);
+    }
+    while (told.end < hull.end) {
+      const Index chunk = told.end / chunk_keys;
+      told = {told.end, std::min((chunk + 1) * chunk_keys, hull.end)};
+      tell(work, item, block, told, kept, score(item, block, chunk, kept) ? 1 : 0);
+    }
   }
 
  private:
-  template <class F>
-  static void for_chunks(const Item<Acc>& item, F&& f) {
-    const Range hull = item.retained.hull();
-    for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) f(chunk);
-  }
-
   /// The scores of a chunk, as far as softmax() makes them; false where the block sees nothing of it.
   bool score(const Item<Acc>& item, const Block& block, Index chunk, Index place) {
     chunk_.begin(chunk);
@@ -80,17 +85,20 @@ class ScoreRowsWorker {
     scores_.work_in(place);
     scores_.multiply_keys(queries_, block, chunk_);
     scores_.softmax(item, block, block_, true);
+    seen_[place] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
     return true;
   }
 
-  /// The maximum and the sum of each row.
-  void sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
+  /// The maximum and the sum of each row, and how many chunks' scores stay.
+  Index sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
     total_.clear(block.rows);
-    for_chunks(item, [&](Index chunk) {
-      if (!score(item, block, chunk, num_kept_)) return;
+    const Range hull = item.retained.hull();
+    Index kept = 0;
+    for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
+      if (!score(item, block, chunk, kept)) continue;
       total_.merge(block_, block.rows, kernels_.rows);
-      if (num_kept_ < most_kept_) kept_[num_kept_++] = {chunk, scores_.seen().columns()};
-    });
+      if (kept < most_kept_) ++kept;
+    }
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
         block_.from(row).see_one(static_cast<Acc>((*call_.sinks)(item.q_head(row))), 1);
@@ -98,48 +106,51 @@ class ScoreRowsWorker {
       }
       wanted_.tell_lse(work, item, row, lse_of(total_.max[row], total_.sum[row]));
     }
+    return kept;
   }
 
-  void tell_chunks(const WorkItem& work, const Item<Acc>& item, const Block& block) {
-    Index place = 0;
-    for_chunks(item, [&](Index chunk) {
-      Range columns;
-      if (place < num_kept_) {  // what was not kept before it is not seen
-        if (kept_[place].chunk == chunk) {
-          scores_.work_in(place);
-          columns = kept_[place++].columns;
-        }
-      } else if (score(item, block, chunk, num_kept_)) {
-        columns = scores_.seen().columns();
+  /// The keys `all` of every row, of which there are scores in the `count` places from `first` on. A row at a
+  /// time: it is written in one stream.
+  void tell(const WorkItem& work, const Item<Acc>& item, const Block& block, Range all, Index first,
+            Index count) {
+    for (Index row = 0; row < block.rows; ++row) {
+      Acc* to = rows_[row] == nullptr ? nullptr : rows_[row] - item.retained.hull().begin;
+      Range unseen = {all.begin, all.begin};
+      for (Index place = first; place < first + count; ++place) {
+        unseen.end = seen_[place].begin;
+        tell_unseen(work, item, row, unseen, to);
+        tell_scores(work, item, row, place, to);
+        unseen.begin = seen_[place].end;
       }
-      const Index begin = chunk * chunk_keys;
-      const Range all = intersect(item.retained.hull(), {begin, begin + chunk_keys});
-      const Range seen = intersect(all, shifted(columns, begin));
-      for (Index row = 0; row < block.rows; ++row) tell_row(work, item, row, all, seen, begin);
-    });
+      unseen.end = all.end;
+      tell_unseen(work, item, row, unseen, to);
+    }
   }
 
-  /// A row of a chunk of which keys `all` are retained, and scores there are of `seen`.
-  void tell_row(const WorkItem& work, const Item<Acc>& item, Index row, Range all, Range seen, Index begin) {
-    Acc* scores = scores_.row(row) + seen.begin - begin;
-    Acc* to = rows_[row] == nullptr ? scores : rows_[row] + seen.begin - item.retained.hull().begin;
+  void tell_scores(const WorkItem& work, const Item<Acc>& item, Index row, Index place, Acc* to) {
+    const Range keys = seen_[place];
+    scores_.work_in(place);
+    Acc* scores = scores_.row(row) + keys.begin % chunk_keys;
+    Acc* values = to == nullptr ? scores : to + keys.begin;
     if (wanted_.probabilities)
-      gradients_.probabilities(
-          {.scores = scores, .p = to, .columns = seen.size(), .max = total_.max[row], .sum = total_.sum[row]});
-    else if (to != scores)
-      std::copy(scores, scores + seen.size(), to);
-    const Range before = {all.begin, seen.empty() ? all.end : seen.begin};
-    const Range after = {seen.empty() ? all.end : seen.end, all.end};
-    if (rows_[row] == nullptr) {
-      if (!before.empty()) wanted_.tell(work, item, row, before, {});
-      if (!seen.empty()) wanted_.tell(work, item, row, seen, {scores, static_cast<std::size_t>(seen.size())});
-      if (!after.empty()) wanted_.tell(work, item, row, after, {});
-      return;
-    }
-    const Acc nothing = wanted_.probabilities ? Acc{0} : -std::numeric_limits<Acc>::infinity();
-    Acc* first = rows_[row] - item.retained.hull().begin;
-    std::fill(first + before.begin, first + before.end, nothing);
-    std::fill(first + after.begin, first + after.end, nothing);
+      gradients_.probabilities({.scores = scores,
+                                .p = values,
+                                .columns = keys.size(),
+                                .max = total_.max[row],
+                                .sum = total_.sum[row]});
+    else if (to != nullptr)
+      std::copy(scores, scores + keys.size(), values);
+    if (to == nullptr) wanted_.tell(work, item, row, keys, {values, static_cast<std::size_t>(keys.size())});
+  }
+
+  void tell_unseen(const WorkItem& work, const Item<Acc>& item, Index row, Range keys, Acc* to) {
+    if (keys.empty()) return;
+    if (to == nullptr)
+      wanted_.tell(work, item, row, keys, {});
+    else if (wanted_.probabilities)
+      std::memset(to + keys.begin, 0, static_cast<std::size_t>(keys.size()) * sizeof(Acc));
+    else
+      std::fill(to + keys.begin, to + keys.end, -std::numeric_limits<Acc>::infinity());
   }
 
   const Call<Acc>& call_;
@@ -150,12 +161,11 @@ class ScoreRowsWorker {
   KVSource keys_;
   PackedQueries<Acc> queries_;
   ScoreBlock<Acc> scores_;
-  KeptChunk* kept_;
-  Acc** rows_;  // where each row goes, or null
+  Range* seen_;  // keys that there are scores of, in each place
+  Acc** rows_;   // where each row goes, or null
   std::byte* mask_memory_;
   RowState<Acc> total_, block_;  // without outputs
   Chunk<Acc> chunk_;
-  Index num_kept_ = 0;
 };
 
 template <class Acc>
@@ -166,10 +176,10 @@ void score_rows(const ExecutorRef& executor, const Call<Acc>& call, std::span<co
   Index max_rows = 0, num_chunks = 0;
   for (const WorkItem& work : items) {
     max_rows = std::max(max_rows, work.q.size() * call.heads.group_size);
-    num_chunks =
-        std::max(num_chunks, ceil_div(work.kv.end, chunk_keys) - work.kv.begin / chunk_keys);
+    num_chunks = std::max(num_chunks, ceil_div(work.kv.end, chunk_keys) - work.kv.begin / chunk_keys);
   }
-  const Index most_kept = wanted.probabilities ? std::min(num_chunks, tuning::kept_chunks(max_rows, sizeof(Acc))) : 0;
+  const Index most_kept =
+      wanted.probabilities ? std::min(num_chunks, tuning::kept_chunks(max_rows, sizeof(Acc))) : 0;
   const Index num_workers =
       std::clamp<Index>(executor.num_threads, 1, std::min(num_items, tuning::most_threads));
   const CallKernels<Acc> kernels(*call.kv.format, false, isa());
