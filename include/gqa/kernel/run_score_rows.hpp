@@ -19,13 +19,13 @@ inline KVSource keys_alone(KVSource source) {
 }
 
 /// One thread's part: the worker's own products and softmax, for the scores, the maximum and the sum of each
-/// row, and then P = e^(S - lse) of them. The scores of the first chunks stay meanwhile; those of the others
-/// are computed once more.
+/// row, and then P = e^(S - lse) of them. Meanwhile the scores of the first chunks stay where they are and
+/// those of the others where their probabilities go, or they are computed once more where some go nowhere.
 template <class Acc>
 class ScoreRowsWorker {
  public:
   ScoreRowsWorker(Arena& arena, const Call<Acc>& call, const CallKernels<Acc>& kernels,
-                  const RowsWanted<Acc>& wanted, Index max_rows, Index most_kept)
+                  const RowsWanted<Acc>& wanted, Index max_rows, Index num_chunks, Index most_kept)
       : call_(call),
         kernels_(kernels),
         gradients_(simd::gradient_kernels<Acc>(kernels.set)),
@@ -34,7 +34,7 @@ class ScoreRowsWorker {
         keys_(keys_alone(call.kv)),
         queries_(arena, call, max_rows, false),
         scores_(arena, call, kernels, max_rows, most_kept + 1),
-        seen_(arena.take<Range>(most_kept + 1)),
+        seen_(arena.take<Range>(num_chunks)),
         rows_(arena.take<Acc*>(max_rows)),
         mask_memory_(arena.take<std::byte>(call.mask.bytes(call.heads.group_size))),
         total_(arena, max_rows, 0),
@@ -46,19 +46,19 @@ class ScoreRowsWorker {
     const Item<Acc> item(call_, work, mask_memory_);
     const Block block = item.block(0, item.tokens.size());
     queries_.pack(item, block);
-    for (Index row = 0; row < block.rows; ++row) rows_[row] = wanted_.place(work, item, row);
+    all_placed_ = true;
+    for (Index row = 0; row < block.rows; ++row) {
+      rows_[row] = wanted_.place(work, item, row);
+      all_placed_ &= rows_[row] != nullptr;
+    }
     const Range hull = item.retained.hull();
+    Range told = {hull.begin, hull.begin};
     Index kept = 0;
     if (wanted_.probabilities) {
       kept = sum_up(work, item, block);
-      if (kept < most_kept_) {  // all that is seen
-        tell(work, item, block, hull, 0, kept);
-        return;
-      }
-    }
-    Range told = {hull.begin, hull.begin};
-    if (kept > 0) {
-      told.end = std::min(round_down(seen_[kept - 1].begin, chunk_keys) + chunk_keys, hull.end);
+      const bool all = kept < most_kept_ || all_placed_;
+      told.end =
+          all ? hull.end : std::min(round_down(seen_[kept - 1].begin, chunk_keys) + chunk_keys, hull.end);
       tell(work, item, block, told, 0, kept);
     }
     while (told.end < hull.end) {
@@ -69,8 +69,9 @@ class ScoreRowsWorker {
   }
 
  private:
-  /// The scores of a chunk, as far as softmax() makes them; false where the block sees nothing of it.
-  bool score(const Item<Acc>& item, const Block& block, Index chunk, Index place) {
+  /// The scores of a chunk, which is the `number`th there are scores of; false where the block sees nothing
+  /// of it.
+  bool score(const Item<Acc>& item, const Block& block, Index chunk, Index number) {
     chunk_.begin(chunk);
     const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
     if (intersect(keys, item.mask.bounds(block.positions)).empty() ||
@@ -82,10 +83,10 @@ class ScoreRowsWorker {
       for_common(item.retained, {begin, begin + tile_keys},
                  [&](Range read) { chunk_.read(item.seq, item.kv_head, read, block.rows); });
     }
-    scores_.work_in(place);
+    scores_.work_in(std::min(number, most_kept_));
     scores_.multiply_keys(queries_, block, chunk_);
     scores_.softmax(item, block, block_, true);
-    seen_[place] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
+    seen_[number] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
     return true;
   }
 
@@ -97,7 +98,13 @@ class ScoreRowsWorker {
     for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
       if (!score(item, block, chunk, kept)) continue;
       total_.merge(block_, block.rows, kernels_.rows);
-      if (kept < most_kept_) ++kept;
+      if (kept >= most_kept_ && !all_placed_) continue;
+      if (kept >= most_kept_)
+        for (Index row = 0; row < block.rows; ++row) {
+          const Acc* scores = scores_.row(row) + seen_[kept].begin % chunk_keys;
+          std::copy(scores, scores + seen_[kept].size(), at(item, row, seen_[kept].begin));
+        }
+      ++kept;
     }
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
@@ -109,48 +116,53 @@ class ScoreRowsWorker {
     return kept;
   }
 
-  /// The keys `all` of every row, of which there are scores in the `count` places from `first` on. A row at a
-  /// time: it is written in one stream.
+  Acc* at(const Item<Acc>& item, Index row, Index position) const {
+    return rows_[row] + (position - item.retained.hull().begin);
+  }
+
+  /// The keys `all` of every row, of which there are scores of `count` chunks, from number `first` on. A row
+  /// at a time: it is written in one stream.
   void tell(const WorkItem& work, const Item<Acc>& item, const Block& block, Range all, Index first,
             Index count) {
     for (Index row = 0; row < block.rows; ++row) {
-      Acc* to = rows_[row] == nullptr ? nullptr : rows_[row] - item.retained.hull().begin;
       Range unseen = {all.begin, all.begin};
-      for (Index place = first; place < first + count; ++place) {
-        unseen.end = seen_[place].begin;
-        tell_unseen(work, item, row, unseen, to);
-        tell_scores(work, item, row, place, to);
-        unseen.begin = seen_[place].end;
+      for (Index number = first; number < first + count; ++number) {
+        unseen.end = seen_[number].begin;
+        tell_unseen(work, item, row, unseen);
+        tell_scores(work, item, row, number);
+        unseen.begin = seen_[number].end;
       }
       unseen.end = all.end;
-      tell_unseen(work, item, row, unseen, to);
+      tell_unseen(work, item, row, unseen);
     }
   }
 
-  void tell_scores(const WorkItem& work, const Item<Acc>& item, Index row, Index place, Acc* to) {
-    const Range keys = seen_[place];
-    scores_.work_in(place);
+  void tell_scores(const WorkItem& work, const Item<Acc>& item, Index row, Index number) {
+    const Range keys = seen_[number];
+    const bool placed = rows_[row] != nullptr;
+    scores_.work_in(std::min(number, most_kept_));
     Acc* scores = scores_.row(row) + keys.begin % chunk_keys;
-    Acc* values = to == nullptr ? scores : to + keys.begin;
+    Acc* values = placed ? at(item, row, keys.begin) : scores;
+    if (number >= most_kept_ && all_placed_ && wanted_.probabilities) scores = values;
     if (wanted_.probabilities)
       gradients_.probabilities({.scores = scores,
                                 .p = values,
                                 .columns = keys.size(),
                                 .max = total_.max[row],
                                 .sum = total_.sum[row]});
-    else if (to != nullptr)
+    else if (placed)
       std::copy(scores, scores + keys.size(), values);
-    if (to == nullptr) wanted_.tell(work, item, row, keys, {values, static_cast<std::size_t>(keys.size())});
+    if (!placed) wanted_.tell(work, item, row, keys, {values, static_cast<std::size_t>(keys.size())});
   }
 
-  void tell_unseen(const WorkItem& work, const Item<Acc>& item, Index row, Range keys, Acc* to) {
+  void tell_unseen(const WorkItem& work, const Item<Acc>& item, Index row, Range keys) {
     if (keys.empty()) return;
-    if (to == nullptr)
+    if (rows_[row] == nullptr)
       wanted_.tell(work, item, row, keys, {});
     else if (wanted_.probabilities)
-      std::memset(to + keys.begin, 0, static_cast<std::size_t>(keys.size()) * sizeof(Acc));
+      std::memset(at(item, row, keys.begin), 0, static_cast<std::size_t>(keys.size()) * sizeof(Acc));
     else
-      std::fill(to + keys.begin, to + keys.end, -std::numeric_limits<Acc>::infinity());
+      std::fill_n(at(item, row, keys.begin), keys.size(), -std::numeric_limits<Acc>::infinity());
   }
 
   const Call<Acc>& call_;
@@ -161,8 +173,9 @@ class ScoreRowsWorker {
   KVSource keys_;
   PackedQueries<Acc> queries_;
   ScoreBlock<Acc> scores_;
-  Range* seen_;  // keys that there are scores of, in each place
+  Range* seen_;  // keys of each chunk that there are scores of
   Acc** rows_;   // where each row goes, or null
+  bool all_placed_ = false;
   std::byte* mask_memory_;
   RowState<Acc> total_, block_;  // without outputs
   Chunk<Acc> chunk_;
@@ -184,12 +197,12 @@ void score_rows(const ExecutorRef& executor, const Call<Acc>& call, std::span<co
       std::clamp<Index>(executor.num_threads, 1, std::min(num_items, tuning::most_threads));
   const CallKernels<Acc> kernels(*call.kv.format, false, isa());
   Arena measure;
-  ScoreRowsWorker<Acc>(measure, call, kernels, wanted, max_rows, most_kept);
+  ScoreRowsWorker<Acc>(measure, call, kernels, wanted, max_rows, num_chunks, most_kept);
   std::byte* memory = workspace.reserve(checked_mul(measure.used(), num_workers, "workspace"));
   std::atomic<Index> next{0};
   const auto work = [&](Index index) {
     Arena own(memory + index * measure.used());
-    ScoreRowsWorker<Acc> worker(own, call, kernels, wanted, max_rows, most_kept);
+    ScoreRowsWorker<Acc> worker(own, call, kernels, wanted, max_rows, num_chunks, most_kept);
     for (Index i = next++; i < num_items; i = next++) worker.run(items[static_cast<std::size_t>(i)]);
   };
   if (num_workers == 1)

@@ -130,7 +130,7 @@ constexpr Index backward_rows(Index head_dim, Index value_dim, Index scalar_byte
 
 /// Chunks whose scores probabilities keep until their rows' sums are known.
 constexpr Index kept_chunks(Index rows, Index scalar_bytes) {
-  return 4 * cache_bytes / (rows * score_stride * scalar_bytes);
+  return std::max<Index>(1, 4 * cache_bytes / (rows * score_stride * scalar_bytes));
 }
 
 // ---- How a block is multiplied. ----
