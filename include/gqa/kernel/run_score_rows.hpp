@@ -53,25 +53,21 @@ class ScoreRowsWorker {
     }
     const Range hull = item.retained.hull();
     Range told = {hull.begin, hull.begin};
-    Index kept = 0;
+    kept_ = 0;
     if (wanted_.probabilities) {
-      kept = sum_up(work, item, block);
-      const bool all = kept < most_kept_ || all_placed_;
-      told.end =
-          all ? hull.end : std::min(round_down(seen_[kept - 1].begin, chunk_keys) + chunk_keys, hull.end);
-      tell(work, item, block, told, 0, kept);
+      told.end = sum_up(work, item, block);
+      tell(work, item, block, told, 0, kept_);
     }
     while (told.end < hull.end) {
       const Index chunk = told.end / chunk_keys;
       told = {told.end, std::min((chunk + 1) * chunk_keys, hull.end)};
-      tell(work, item, block, told, kept, score(item, block, chunk, kept) ? 1 : 0);
+      tell(work, item, block, told, kept_, score(item, block, chunk) ? 1 : 0);
     }
   }
 
  private:
-  /// The scores of a chunk, which is the `number`th there are scores of; false where the block sees nothing
-  /// of it.
-  bool score(const Item<Acc>& item, const Block& block, Index chunk, Index number) {
+  /// The scores of a chunk, behind those that stay; false where the block sees nothing of it.
+  bool score(const Item<Acc>& item, const Block& block, Index chunk) {
     chunk_.begin(chunk);
     const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
     if (intersect(keys, item.mask.bounds(block.positions)).empty() ||
@@ -83,28 +79,31 @@ class ScoreRowsWorker {
       for_common(item.retained, {begin, begin + tile_keys},
                  [&](Range read) { chunk_.read(item.seq, item.kv_head, read, block.rows); });
     }
-    scores_.work_in(std::min(number, most_kept_));
+    scores_.work_in(std::min(kept_, most_kept_));
     scores_.multiply_keys(queries_, block, chunk_);
     scores_.softmax(item, block, block_, true);
-    seen_[number] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
+    seen_[kept_] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
     return true;
   }
 
-  /// The maximum and the sum of each row, and how many chunks' scores stay.
+  /// The maximum and the sum of each row. Returns the first key that there are scores of no more.
   Index sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
     total_.clear(block.rows);
     const Range hull = item.retained.hull();
-    Index kept = 0;
+    Index end = hull.end;
     for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
-      if (!score(item, block, chunk, kept)) continue;
+      if (!score(item, block, chunk)) continue;
       total_.merge(block_, block.rows, kernels_.rows);
-      if (kept >= most_kept_ && !all_placed_) continue;
-      if (kept >= most_kept_)
+      if (kept_ >= most_kept_ && !all_placed_) {
+        end = std::min(end, chunk_.begin());
+        continue;
+      }
+      if (kept_ >= most_kept_)
         for (Index row = 0; row < block.rows; ++row) {
-          const Acc* scores = scores_.row(row) + seen_[kept].begin % chunk_keys;
-          std::copy(scores, scores + seen_[kept].size(), at(item, row, seen_[kept].begin));
+          const Acc* scores = scores_.row(row) + seen_[kept_].begin % chunk_keys;
+          std::copy(scores, scores + seen_[kept_].size(), at(item, row, seen_[kept_].begin));
         }
-      ++kept;
+      ++kept_;
     }
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
@@ -113,7 +112,7 @@ class ScoreRowsWorker {
       }
       wanted_.tell_lse(work, item, row, lse_of(total_.max[row], total_.sum[row]));
     }
-    return kept;
+    return end;
   }
 
   Acc* at(const Item<Acc>& item, Index row, Index position) const {
@@ -176,6 +175,7 @@ class ScoreRowsWorker {
   Range* seen_;  // keys of each chunk that there are scores of
   Acc** rows_;   // where each row goes, or null
   bool all_placed_ = false;
+  Index kept_ = 0;  // chunks whose scores stay until they are told
   std::byte* mask_memory_;
   RowState<Acc> total_, block_;  // without outputs
   Chunk<Acc> chunk_;
