@@ -39,8 +39,8 @@ struct CascadeMemory {
 
   CascadeMemory(Arena& arena, Index num_levels, Index seqs, Index most_nodes, Index num_rows, Index stride)
       : num_seqs(seqs),
-        nodes(arena.take<Index>(checked_mul(num_levels, seqs, "cascade"))),
-        positions(arena.take<Index>(checked_mul(num_levels + 1, seqs, "cascade"))),
+        nodes(arena.take<Index>(num_levels, seqs)),
+        positions(arena.take<Index>(num_levels + 1, seqs)),
         placements(arena.take<QueryPlacement>(std::max(seqs, most_nodes))),
         rows(arena, num_rows, stride) {}
 

@@ -36,7 +36,7 @@ void expect_two_ulp(std::uint32_t sign, std::uint32_t first, std::uint32_t last)
       exact[i] = std::exp2(static_cast<double>(x[i]));
     }
     for (Isa isa : test::supported_isas()) {
-      simd::row_kernels<float>(isa).exp2(x.data(), y.data(), batch);
+      simd::score_kernels<float>(isa).exp2(x.data(), y.data(), batch);
       double worst = 0;
       std::uint32_t at = 0;
       for (std::uint32_t i = 0; i < batch; ++i) {
@@ -63,7 +63,7 @@ TEST(Exp2OfEveryFloat, Negative) { expect_two_ulp(0x80000000u, 127 - 9, 127 + 7)
 
 TEST(Exp2, FloatsOfTheOtherExponentsAreOneZeroOrInfinity) {
   for (Isa isa : test::supported_isas()) {
-    const auto exp2 = simd::row_kernels<float>(isa).exp2;
+    const auto exp2 = simd::score_kernels<float>(isa).exp2;
     std::vector<float> x, y;
     for (std::uint32_t bits = 0; bits < (127u - 26) << 23; bits += 12347)
       x.push_back(std::bit_cast<float>(bits));
@@ -90,7 +90,7 @@ TYPED_TEST(Exp2, SpecialValuesAreExact) {
   for (Isa isa : test::supported_isas()) {
     const auto exp2 = [&](Acc x) {
       Acc y = 0;
-      simd::row_kernels<Acc>(isa).exp2(&x, &y, 1);
+      simd::score_kernels<Acc>(isa).exp2(&x, &y, 1);
       return y;
     };
     EXPECT_EQ(exp2(-Limits::infinity()), 0) << name(isa);
@@ -116,7 +116,7 @@ TYPED_TEST(Exp2, ArraysOfAnyLengthWriteNothingElse) {
     for (std::size_t n = 0; n < 40; ++n) {
       std::vector<Acc> x(n), y(n + 16, Acc{-7});
       for (std::size_t i = 0; i < n; ++i) x[i] = static_cast<Acc>(i) - 5;
-      simd::row_kernels<Acc>(isa).exp2(x.data(), y.data(), static_cast<Index>(n));
+      simd::score_kernels<Acc>(isa).exp2(x.data(), y.data(), static_cast<Index>(n));
       for (std::size_t i = 0; i < n; ++i) ASSERT_EQ(y[i], std::ldexp(Acc{1}, static_cast<int>(i) - 5));
       for (std::size_t i = n; i < n + 16; ++i) ASSERT_EQ(y[i], -7) << name(isa) << ", n " << n;
     }
@@ -138,7 +138,7 @@ TEST(Exp2OfDoubles, TwoUlpOnASample) {
   std::vector<long double> exact;
   for (double value : x) exact.push_back(std::exp2(static_cast<long double>(value)));
   for (Isa isa : test::supported_isas()) {
-    simd::row_kernels<double>(isa).exp2(x.data(), y.data(), static_cast<Index>(x.size()));
+    simd::score_kernels<double>(isa).exp2(x.data(), y.data(), static_cast<Index>(x.size()));
     for (std::size_t i = 0; i < x.size(); ++i) {
       if (exact[i] >= 0x1p1024L) {
         ASSERT_EQ(y[i], inf64) << name(isa) << ": 2^" << x[i];

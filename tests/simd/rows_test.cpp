@@ -299,7 +299,7 @@ TEST(SoftCap, FourEpsilonOverTheWholeRange) {
   for (std::size_t i = 0, n = x.size(); i < n; ++i) x.push_back(-x[i]);
   for (Isa isa : test::supported_isas()) {
     auto y = x;
-    simd::row_kernels<float>(isa).soft_cap(y.data(), static_cast<Index>(x.size()), 1.0f);
+    simd::score_kernels<float>(isa).soft_cap(y.data(), static_cast<Index>(x.size()), 1.0f);
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double exact = std::tanh(static_cast<double>(x[i]));
       ASSERT_NEAR(static_cast<double>(y[i]), exact, 4 * 0x1p-23 * std::abs(exact) + 0x1p-149)
@@ -307,7 +307,7 @@ TEST(SoftCap, FourEpsilonOverTheWholeRange) {
       ASSERT_LE(std::abs(y[i]), 1);
     }
     float nan = std::numeric_limits<float>::quiet_NaN();
-    simd::row_kernels<float>(isa).soft_cap(&nan, 1, 1.0f);
+    simd::score_kernels<float>(isa).soft_cap(&nan, 1, 1.0f);
     EXPECT_TRUE(std::isnan(nan));
   }
 }
@@ -316,7 +316,8 @@ TYPED_TEST(Rows, ScoreFunctionsOfAnyLengthAndNothingElse) {
   using Acc = TypeParam;
   const Acc tolerance = 8 * std::numeric_limits<Acc>::epsilon();
   for (Isa isa : test::supported_isas()) {
-    const auto kernels = simd::row_kernels<Acc>(isa);
+    const auto scale = simd::row_kernels<Acc>(isa).scale;
+    const auto kernels = simd::score_kernels<Acc>(isa);
     for (std::size_t n = 0; n < 40; ++n) {
       std::vector<Acc> start(n + 16), other(n);
       for (std::size_t i = 0; i < start.size(); ++i) start[i] = static_cast<Acc>(i % 7) - 3;
@@ -331,7 +332,7 @@ TYPED_TEST(Rows, ScoreFunctionsOfAnyLengthAndNothingElse) {
         }
       };
       check(
-          "scale", [&](Acc* x, Index size) { kernels.scale(x, size, Acc(1.7)); },
+          "scale", [&](Acc* x, Index size) { scale(x, size, Acc(1.7)); },
           [](Acc s, std::size_t) { return s * Acc(1.7); });
       check(
           "soft_cap", [&](Acc* x, Index size) { kernels.soft_cap(x, size, Acc(1.5)); },

@@ -41,12 +41,23 @@ constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 constexpr Index round_up(Index a, Index multiple) { return ceil_div(a, multiple) * multiple; }
 constexpr Index round_down(Index a, Index multiple) { return a / multiple * multiple; }
 
+namespace detail {
+
+// Out of line: sizes are checked at a hundred places.
+[[noreturn, gnu::noinline, gnu::cold]] inline void fail_overflow(const char* what, Index a, char operation,
+                                                                 Index b) {
+  fail<std::length_error>(Message() << what << ": the size " << a << ' ' << operation << ' ' << b
+                                    << " overflows");
+}
+
+}  // namespace detail
+
 /// `a * b` for sizes; throws std::length_error naming `what` when the product
 /// does not fit an Index.
 constexpr Index checked_mul(Index a, Index b, const char* what) {
   Index product = 0;
-  GQA_CHECK(!__builtin_mul_overflow(a, b, &product), std::length_error,
-            what << ": the size " << a << " * " << b << " overflows");
+  if (__builtin_mul_overflow(a, b, &product)) [[unlikely]]
+    detail::fail_overflow(what, a, '*', b);
   return product;
 }
 
@@ -54,8 +65,8 @@ constexpr Index checked_mul(Index a, Index b, const char* what) {
 /// not fit an Index.
 constexpr Index checked_add(Index a, Index b, const char* what) {
   Index sum = 0;
-  GQA_CHECK(!__builtin_add_overflow(a, b, &sum), std::length_error,
-            what << ": the size " << a << " + " << b << " overflows");
+  if (__builtin_add_overflow(a, b, &sum)) [[unlikely]]
+    detail::fail_overflow(what, a, '+', b);
   return sum;
 }
 

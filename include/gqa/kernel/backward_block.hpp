@@ -20,8 +20,7 @@ struct PackedRows {
 
   PackedRows() = default;
   PackedRows(Arena& arena, Index rows, Index dim)
-      : data(arena.take<Acc>(checked_mul(rows, round_up(dim, simd::padding), "workspace"))),
-        stride(round_up(dim, simd::padding)) {}
+      : data(arena.take<Acc>(rows, round_up(dim, simd::padding))), stride(round_up(dim, simd::padding)) {}
 
   Acc* row(Index i) const { return data + i * stride; }
 };
@@ -53,10 +52,10 @@ class BackwardBlock {
       : call_(call),
         kernels_(kernels),
         gradients_(simd::gradient_kernels<Acc>(kernels.set)),
-        scores_(arena.take<Acc>(checked_mul(max_rows, stride, "workspace"))),
-        d_scores_(arena.take<Acc>(checked_mul(max_rows, stride, "workspace"))),
+        scores_(arena.take<Acc>(max_rows, stride)),
+        d_scores_(arena.take<Acc>(max_rows, stride)),
         raw_(arena.take<Acc>(tuning::backward_keys)),
-        words_(arena.take<std::uint64_t>(checked_mul(max_rows, chunk_tiles, "workspace"))) {}
+        words_(arena.take<std::uint64_t>(max_rows, chunk_tiles)) {}
 
   /// Finds out what the block sees of the step's keys, those of `retained`; false where that is nothing.
   bool look(const Item<Acc>& item, const Block& block, Index step_begin, const Ranges& retained) {

@@ -21,10 +21,10 @@ class BackwardKeys {
         rules_(tile_rules<Acc>(kv)),
         key_stride_(round_up(kv.head_dim, simd::padding)),
         value_stride_(round_up(kv.value_dim, simd::padding)),
-        keys_(arena.take<Acc>(checked_mul(tuning::backward_keys, key_stride_, "workspace"))),
-        values_(arena.take<Acc>(checked_mul(tile_keys, value_stride_, "workspace"))),
-        key_columns_(arena.take<Acc>(checked_mul(tuning::backward_keys, kv.head_dim, "workspace"))),
-        value_columns_(arena.take<Acc>(checked_mul(tuning::backward_keys, kv.value_dim, "workspace"))),
+        keys_(arena.take<Acc>(tuning::backward_keys, key_stride_)),
+        values_(arena.take<Acc>(tile_keys, value_stride_)),
+        key_columns_(arena.take<Acc>(tuning::backward_keys, kv.head_dim)),
+        value_columns_(arena.take<Acc>(tuning::backward_keys, kv.value_dim)),
         element_row_(arena.take<Acc>(std::max(kv.head_dim, kv.value_dim))),
         scratch_(arena.take<std::byte>(kv.scratch_bytes)) {}
 

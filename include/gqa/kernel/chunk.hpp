@@ -87,7 +87,7 @@ class Chunk {
         clean_(arena.take<Acc>((tile_keys + 2) * value_stride_)),
         gathered_k_(arena.take<Acc>(tile_keys * kv.head_dim)),
         gathered_v_(arena.take<Acc>(tile_keys * kv.value_dim)),
-        view_scratch_(arena.take<std::byte>(checked_mul(chunk_tiles, view_scratch_bytes_, "workspace"))) {}
+        view_scratch_(arena.take<std::byte>(chunk_tiles, view_scratch_bytes_)) {}
 
   /// Empties the chunk and places it: the first piece of each of its tiles is not there yet.
   void begin(Index chunk) {
@@ -233,7 +233,7 @@ class Chunk {
     run.size += tile.size;
   }
 
-  void add(const KVTile& tile, Index position, Index rows) {
+  [[gnu::noinline]] void add(const KVTile& tile, Index position, Index rows) {
     auto& piece = *::new (pieces_ + size_++) Piece<Acc>;
     piece.column = position - begin_;
     piece.size = tile.size;

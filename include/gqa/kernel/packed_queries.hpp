@@ -19,7 +19,7 @@ class PackedQueries {
         dot_(dot),
         element_bytes_(dot ? Index{sizeof(bfloat16)} : Index{sizeof(Acc)}),
         stride_(round_up(call.head_dim(), simd::padding)),
-        memory_(arena.take<std::byte>(checked_mul(rows, stride_ * element_bytes_, "workspace"))) {}
+        memory_(arena.take<std::byte>(rows, stride_ * element_bytes_)) {}
 
   const void* row(Index i) const { return memory_ + i * stride_ * element_bytes_; }
   Index stride() const { return stride_; }

@@ -80,8 +80,7 @@ struct Split {
   Index unit_of(Index number) const { return (chunks[number] * chunk_keys + shift) / merge_keys; }
 
   /// Calls f(Slot) for each state that a part keeps, in ascending order. Returns how many.
-  template <class F>
-  Index for_slots(Index which, Index slot, F&& f) const {
+  Index for_slots(Index which, Index slot, FunctionRef<void(const Slot&)> f) const {
     const Range mine = part(which);
     const Index first = slot;
     for (Index i = mine.begin; i < mine.end;) {

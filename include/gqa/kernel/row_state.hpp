@@ -35,7 +35,7 @@ struct RowState {
   RowState(Acc* outputs, Acc* maxima, Acc* sums, Index row_stride)
       : o(outputs), max(maxima), sum(sums), stride(row_stride) {}
   RowState(Arena& arena, Index rows, Index row_stride)
-      : o(arena.take<Acc>(checked_mul(rows, row_stride, "workspace"))),
+      : o(arena.take<Acc>(rows, row_stride)),
         max(arena.take<Acc>(rows)),
         sum(arena.take<Acc>(rows)),
         stride(row_stride) {}

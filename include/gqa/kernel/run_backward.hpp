@@ -64,7 +64,7 @@ class ParameterCopies {
         seqs_(apart.by_seq ? 1 : num_seqs),
         heads_(apart.by_kv_head ? 1 : num_kv_heads),
         slices_(apart.by_query ? 1 : num_slices),
-        sums_(arena.take<double>(checked_mul(copies(), size, "workspace"))) {}
+        sums_(arena.take<double>(copies(), size)) {}
 
   void clear() const { std::fill_n(sums_, copies() * size_, 0.0); }
 
@@ -110,7 +110,7 @@ struct BackwardMemory {
                               "workspace")),
         unfinished(arena.take<Index>(static_cast<Index>(plan.splits.size()))),
         seen(arena.take<bool>(plan.num_slots)),
-        slots(arena.take<Acc>(checked_mul(plan.num_slots, step_size, "workspace"))),
+        slots(arena.take<Acc>(plan.num_slots, step_size)),
         score_sums(arena, call.score_parameters.size, call.apart, call.forward.num_seqs,
                    call.forward.heads.num_kv_heads, most_slices),
         sink_sums(arena, call.sinks.size, {.by_kv_head = true}, call.forward.num_seqs,
@@ -118,7 +118,7 @@ struct BackwardMemory {
     Arena measure;
     BackwardWorker<Acc>(measure, call, kernels, plan.max_rows);
     worker_bytes = measure.used();
-    workers = arena.take<std::byte>(checked_mul(worker_bytes, plan.num_workers, "workspace"));
+    workers = arena.take<std::byte>(worker_bytes, plan.num_workers);
   }
 
   KeyGradients<Acc> slot(const WorkItem& item) const {
@@ -143,7 +143,7 @@ void merge_slices(const BackwardCall<Acc>& call, const CallKernels<Acc>& kernels
       if (sum == nullptr)
         sum = kept;
       else
-        kernels.rows.add(sum, memory.step_size, kept);
+        simd::score_kernels<Acc>(kernels.set).add(sum, memory.step_size, kept);
     }
     if (sum == nullptr) continue;
     PackedRows<Acc> dk, dv;

@@ -25,7 +25,7 @@ struct CallMemory {
     Arena measure;
     Worker<Acc>(measure, call, kernels, plan, block_rows);
     worker_bytes = measure.used();
-    workers = arena.take<std::byte>(checked_mul(worker_bytes, plan.num_workers, "workspace"));
+    workers = arena.take<std::byte>(worker_bytes, plan.num_workers);
   }
 };
 

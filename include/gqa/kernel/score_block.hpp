@@ -38,9 +38,9 @@ class ScoreBlock {
       : call_(call),
         kernels_(kernels),
         place_size_(checked_mul(max_rows, stride, "workspace")),
-        places_(arena.take<Acc>(checked_mul(num_places, place_size_, "workspace"))),
+        places_(arena.take<Acc>(num_places, place_size_)),
         scores_(places_),
-        words_(arena.take<std::uint64_t>(checked_mul(max_rows, chunk_tiles, "workspace"))) {}
+        words_(arena.take<std::uint64_t>(max_rows, chunk_tiles)) {}
 
   /// Finds out what the block sees of the chunk; false where that is nothing.
   bool look(const Item<Acc>& item, const Block& block, Index chunk_begin) {

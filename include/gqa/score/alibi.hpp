@@ -46,8 +46,8 @@ class Alibi {
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow& at) const {
     const Acc slope = static_cast<Acc>((*slopes_)[static_cast<std::size_t>(at.q_head)]);
-    simd::row_kernels<Acc>(isa()).subtract_distance(scores.data(), static_cast<Index>(scores.size()),
-                                                    static_cast<Acc>(at.q_pos - at.kv_begin), slope);
+    simd::score_kernels<Acc>(isa()).subtract_distance(scores.data(), static_cast<Index>(scores.size()),
+                                                      static_cast<Acc>(at.q_pos - at.kv_begin), slope);
   }
 
   /// The slopes, one a query head.

@@ -28,8 +28,8 @@ class SoftCap {
 
   template <class Acc>
   void mod(std::span<Acc> scores, const ScoreRow&) const {
-    simd::row_kernels<Acc>(isa()).soft_cap(scores.data(), static_cast<Index>(scores.size()),
-                                           static_cast<Acc>(cap_));
+    simd::score_kernels<Acc>(isa()).soft_cap(scores.data(), static_cast<Index>(scores.size()),
+                                             static_cast<Acc>(cap_));
   }
 
   /// 1 - tanh(s / cap)^2.

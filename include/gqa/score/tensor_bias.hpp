@@ -33,7 +33,7 @@ class TensorBias {
     if (tensor_.broadcasts_keys())
       detail::update_row(biased, [b = static_cast<Acc>(*row)](Acc s, int) { return s + b; });
     else if constexpr (std::is_same_v<T, Acc>)
-      simd::row_kernels<Acc>(isa()).add(biased.data(), keys.size(), row + keys.begin);
+      simd::score_kernels<Acc>(isa()).add(biased.data(), keys.size(), row + keys.begin);
     else
       detail::update_row(biased,
                          [from = row + keys.begin](Acc s, int j) { return s + static_cast<Acc>(from[j]); });

@@ -8,11 +8,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "gqa/core/poison.hpp"
 #include "gqa/simd/kernels.hpp"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
@@ -65,6 +62,10 @@ const RowKernels<Acc>& row_kernels(Isa isa) {
 template <Scalar T>
 const ConvertKernels<Accumulator<T>>& convert_kernels(Isa isa) {
   GQA_PICK(isa, convert_kernels_of<T>)
+}
+template <class Acc>
+const ScoreKernels<Acc>& score_kernels(Isa isa) {
+  GQA_PICK(isa, score_kernels_of<Acc>)
 }
 template <class Acc>
 const GradientKernels<Acc>& gradient_kernels(Isa isa) {

@@ -17,6 +17,9 @@ const RowKernels<Acc>& row_kernels(Isa isa);
 template <Scalar T>
 const ConvertKernels<Accumulator<T>>& convert_kernels(Isa isa);
 
+/// Those for rows of scores.
+template <class Acc>
+const ScoreKernels<Acc>& score_kernels(Isa isa);
 template <class Acc>
 const GradientKernels<Acc>& gradient_kernels(Isa isa);
 template <Scalar T>
@@ -45,6 +48,8 @@ inline constexpr RowFormat row_format = {
 namespace gqa::simd {
 extern template const RowKernels<float>& row_kernels<float>(Isa);
 extern template const RowKernels<double>& row_kernels<double>(Isa);
+extern template const ScoreKernels<float>& score_kernels<float>(Isa);
+extern template const ScoreKernels<double>& score_kernels<double>(Isa);
 extern template const GradientKernels<float>& gradient_kernels<float>(Isa);
 extern template const GradientKernels<double>& gradient_kernels<double>(Isa);
 }  // namespace gqa::simd

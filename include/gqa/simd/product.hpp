@@ -167,21 +167,24 @@ struct Kernels {
   bool (*all_finite)(const void* packed, Index stride, Index rows, Index columns);
 };
 
-/// The functions of rows of accumulators.
+/// The functions of rows of accumulators that every call needs.
 template <class Acc>
 struct RowKernels {
   void (*softmax)(const SoftmaxBlock<Acc>&);
   void (*merge)(const MergeRows<Acc>&);
+  void (*scale)(Acc* x, Index n, Acc factor);  // x = x * factor
+};
+
+/// What score functions do to a row of scores in place, apart: a program that has none does not compile them.
+template <class Acc>
+struct ScoreKernels {
   void (*exp2)(const Acc* x, Acc* y, Index n);
-  // What score functions do to a row of scores in place.
-  void (*scale)(Acc* x, Index n, Acc factor);                         // x = x * factor
   void (*soft_cap)(Acc* x, Index n, Acc cap);                         // x = cap * tanh(x / cap)
   void (*add)(Acc* x, Index n, const Acc* y);                         // x = x + y
   void (*subtract_distance)(Acc* x, Index n, Acc origin, Acc slope);  // x_j = x_j - slope * |j - origin|
 };
 
-/// Those of them that probabilities and gradients need, apart: a program that asks for neither does not
-/// compile them.
+/// What probabilities and gradients need, apart for the same reason.
 template <class Acc>
 struct GradientKernels {
   void (*probabilities)(const ProbabilityRow<Acc>&);

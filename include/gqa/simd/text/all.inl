@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The whole kernel text, in the order it reads: vectors, 2^x, the product, rows, packing, products of rows,
-// the tables.
+// The whole kernel text, in the order it reads: vectors, instructions, conversions, 2^x, the product, rows,
+// packing, products of rows, the tables.
 #include "gqa/simd/text/vec.inl"
+//
+#include "gqa/simd/text/instructions.inl"
+//
+#include "gqa/simd/text/convert.inl"
 //
 #include "gqa/simd/text/exp2.inl"
 //

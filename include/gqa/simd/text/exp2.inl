@@ -73,25 +73,14 @@ GQA_INLINE Vec<Acc> exp2_generic(Vec<Acc> x) {
 template <class Acc, bool Weight = false>
 GQA_INLINE Vec<Acc> exp2_vec(Vec<Acc> x) {
 #if GQA_SIMD_LEVEL >= 2
-  // scalef rounds once and overflows to infinity by itself; its zeroing mask spares lanes that are 0 anyway
-  // the hundred cycles of an underflow. min(high, x) is x, and "not less than" true, where x is NaN.
+  // The scaling rounds once and overflows to infinity by itself; its zeroing mask spares lanes that are 0
+  // anyway the hundred cycles of an underflow. min(high, x) is x, and not less than low, where x is NaN.
   using C = Exp2Constants<Acc>;
   constexpr Acc low = Weight ? C::tiny : C::low;
-  if constexpr (std::is_same_v<Acc, float>) {
-    const __m512 v = Weight ? bits_as<__m512>(x)
-                            : _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(C::high), bits_as<__m512>(x));
-    const __mmask16 something = _mm512_cmp_ps_mask(v, _mm512_set1_ps(low), _CMP_NLT_UQ);
-    const __m512 whole = _mm512_maskz_roundscale_ps(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const F32 p = exp2_fraction(bits_as<F32>(v) - bits_as<F32>(whole));
-    return bits_as<F32>(_mm512_maskz_scalef_ps(something, bits_as<__m512>(p), whole));
-  } else {
-    const __m512d v = Weight ? bits_as<__m512d>(x)
-                             : _mm512_maskz_min_pd(0xff, _mm512_set1_pd(C::high), bits_as<__m512d>(x));
-    const __mmask8 something = _mm512_cmp_pd_mask(v, _mm512_set1_pd(low), _CMP_NLT_UQ);
-    const __m512d whole = _mm512_maskz_roundscale_pd(0xff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const F64 p = exp2_fraction(bits_as<F64>(v) - bits_as<F64>(whole));
-    return bits_as<F64>(_mm512_maskz_scalef_pd(something, bits_as<__m512d>(p), whole));
-  }
+  const Vec<Acc> v = Weight ? x : min_of(splat<Acc>(C::high), x);
+  const auto something = not_less(v, splat<Acc>(low));
+  const Vec<Acc> whole = rounded_to_integers(v);
+  return scaled_by_powers(something, exp2_fraction(v - whole), whole);
 #else
   return exp2_generic<Acc, Weight>(x);
 #endif

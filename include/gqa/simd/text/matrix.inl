@@ -28,8 +28,7 @@ GQA_INLINE void configure_tiles(Index rows, Index last_pairs, MatrixUnit& unit) 
     config.set(6, rows, 4 * last_pairs);
     config.set(7, last_pairs, 64);
   }
-  asm volatile("" : : "m"(config));  // GCC's intrinsic names 8 of the 64 bytes; it would drop the rest
-  _tile_loadconfig(&config);
+  load_tile_config(config);
 }
 
 /// One register block: the configured rows from `row` on, 16 * Tiles columns from `column` on.
@@ -40,60 +39,60 @@ GQA_INLINE void matrix_block(const Product& p, Index row, Index column, Streamin
   const char* b = static_cast<const char*>(p.b) + (p.depth == 0 ? 0 : 4 * column);
   char* c = static_cast<char*>(p.c) + row * c_bytes + 4 * column;
   if (p.accumulate) {
-    _tile_loadd(0, c, c_bytes);
-    if constexpr (Tiles > 1) _tile_loadd(1, c + 64, c_bytes);
-    if constexpr (Tiles > 2) _tile_loadd(2, c + 128, c_bytes);
-    if constexpr (Tiles > 3) _tile_loadd(3, c + 192, c_bytes);
+    load_tile<0>(c, c_bytes);
+    if constexpr (Tiles > 1) load_tile<1>(c + 64, c_bytes);
+    if constexpr (Tiles > 2) load_tile<2>(c + 128, c_bytes);
+    if constexpr (Tiles > 3) load_tile<3>(c + 192, c_bytes);
   } else {
-    _tile_zero(0);
-    if constexpr (Tiles > 1) _tile_zero(1);
-    if constexpr (Tiles > 2) _tile_zero(2);
-    if constexpr (Tiles > 3) _tile_zero(3);
+    zero_tile<0>();
+    if constexpr (Tiles > 1) zero_tile<1>();
+    if constexpr (Tiles > 2) zero_tile<2>();
+    if constexpr (Tiles > 3) zero_tile<3>();
   }
   Index pairs = (p.depth + 1) / 2;
   for (; pairs >= step_pairs; pairs -= step_pairs) {
     for (Index line = 0; line < step_pairs * streaming.step; line += 64)
       __builtin_prefetch(reinterpret_cast<const void*>(streaming.ahead + line));
     streaming.ahead += step_pairs * streaming.step;
-    _tile_loadd(4, a, a_bytes);
-    _tile_loadd(5, b, b_bytes);
-    _tile_dpbf16ps(0, 4, 5);
+    load_tile<4>(a, a_bytes);
+    load_tile<5>(b, b_bytes);
+    multiply_tiles<0, 4, 5>();
     if constexpr (Tiles > 1) {
-      _tile_loadd(5, b + 64, b_bytes);
-      _tile_dpbf16ps(1, 4, 5);
+      load_tile<5>(b + 64, b_bytes);
+      multiply_tiles<1, 4, 5>();
     }
     if constexpr (Tiles > 2) {
-      _tile_loadd(5, b + 128, b_bytes);
-      _tile_dpbf16ps(2, 4, 5);
+      load_tile<5>(b + 128, b_bytes);
+      multiply_tiles<2, 4, 5>();
     }
     if constexpr (Tiles > 3) {
-      _tile_loadd(5, b + 192, b_bytes);
-      _tile_dpbf16ps(3, 4, 5);
+      load_tile<5>(b + 192, b_bytes);
+      multiply_tiles<3, 4, 5>();
     }
     a += 4 * step_pairs;
     b += step_pairs * b_bytes;
   }
   if (pairs > 0) {
-    _tile_loadd(6, a, a_bytes);
-    _tile_loadd(7, b, b_bytes);
-    _tile_dpbf16ps(0, 6, 7);
+    load_tile<6>(a, a_bytes);
+    load_tile<7>(b, b_bytes);
+    multiply_tiles<0, 6, 7>();
     if constexpr (Tiles > 1) {
-      _tile_loadd(7, b + 64, b_bytes);
-      _tile_dpbf16ps(1, 6, 7);
+      load_tile<7>(b + 64, b_bytes);
+      multiply_tiles<1, 6, 7>();
     }
     if constexpr (Tiles > 2) {
-      _tile_loadd(7, b + 128, b_bytes);
-      _tile_dpbf16ps(2, 6, 7);
+      load_tile<7>(b + 128, b_bytes);
+      multiply_tiles<2, 6, 7>();
     }
     if constexpr (Tiles > 3) {
-      _tile_loadd(7, b + 192, b_bytes);
-      _tile_dpbf16ps(3, 6, 7);
+      load_tile<7>(b + 192, b_bytes);
+      multiply_tiles<3, 6, 7>();
     }
   }
-  _tile_stored(0, c, c_bytes);
-  if constexpr (Tiles > 1) _tile_stored(1, c + 64, c_bytes);
-  if constexpr (Tiles > 2) _tile_stored(2, c + 128, c_bytes);
-  if constexpr (Tiles > 3) _tile_stored(3, c + 192, c_bytes);
+  store_tile<0>(c, c_bytes);
+  if constexpr (Tiles > 1) store_tile<1>(c + 64, c_bytes);
+  if constexpr (Tiles > 2) store_tile<2>(c + 128, c_bytes);
+  if constexpr (Tiles > 3) store_tile<3>(c + 192, c_bytes);
 }
 
 /// A product whose depth begins with a whole step.
@@ -139,7 +138,7 @@ inline void matrix_steps(const Product& p, MatrixUnit& unit) {
 }
 
 inline void release_matrix_unit(MatrixUnit& unit) {
-  if (unit.rows != 0) _tile_release();
+  if (unit.rows != 0) release_tiles();
   unit = {};
 }
 

@@ -54,8 +54,7 @@ struct PairDot {
   static GQA_INLINE F32 multiply(F32 c, const bfloat16* a, F32 b) {
     int pair;
     __builtin_memcpy(&pair, a, sizeof pair);
-    return bits_as<F32>(_mm512_dpbf16_ps(bits_as<__m512>(c), bits_as<__m512bh>(_mm512_set1_epi32(pair)),
-                                         bits_as<__m512bh>(b)));
+    return add_dot(pair - I32{}, b, c);
   }
   static GQA_INLINE F32 multiply_alone(F32 c, const bfloat16* a, F32 b) { return multiply(c, a, b); }
 };
@@ -130,6 +129,20 @@ __attribute__((noinline)) void micro(const typename Format::A* a, Index a_stride
     for (int j = 0; j < Vectors; ++j) store_vec(c + i * c_stride + j * L, sum[i][j]);
 }
 
+template <class Format>
+using Micro = void (*)(const typename Format::A*, Index, Index, const typename Format::B*, Index, Index,
+                       typename Format::Acc*, Index, bool, Streaming);
+
+/// Those of 1 to tile_rows rows, without prefetching and with it: only strips of whole tiles stream.
+template <class Format, int Vectors>
+inline constexpr Micro<Format> micros[2][tile_rows] = {
+    {&micro<Format, 1, Vectors, false>, &micro<Format, 2, Vectors, false>, &micro<Format, 3, Vectors, false>,
+     &micro<Format, 4, Vectors, false>, &micro<Format, 5, Vectors, false>, &micro<Format, 6, Vectors, false>},
+    {&micro<Format, 1, Vectors, Vectors == tile_vectors>, &micro<Format, 2, Vectors, Vectors == tile_vectors>,
+     &micro<Format, 3, Vectors, Vectors == tile_vectors>, &micro<Format, 4, Vectors, Vectors == tile_vectors>,
+     &micro<Format, 5, Vectors, Vectors == tile_vectors>,
+     &micro<Format, 6, Vectors, Vectors == tile_vectors>}};
+
 /// All rows of one strip of columns, in register tiles as equal as they can be: 8 rows are 4 + 4, not 6 + 2.
 /// Prefetches from the address `ahead` on, where B streams.
 template <class Format, int Vectors>
@@ -151,41 +164,15 @@ inline void strip(const Product& p, Index column, Index ahead) {
     auto* c_tile = c + row * p.c_stride;
     const Index pass = column / width * tiles + tile, step = row_bytes / passes;
     const Streaming streaming{ahead + pass * step * steps, step};
-    const auto run = [&]<int Rows>() {
-      if (Vectors == tile_vectors && p.streaming)
-        micro<Format, Rows, Vectors, Vectors == tile_vectors>(a_tile, p.a_stride, p.a_step, b, p.b_stride,
-                                                              p.depth, c_tile, p.c_stride, p.accumulate,
-                                                              streaming);
-      else
-        micro<Format, Rows, Vectors, false>(a_tile, p.a_stride, p.a_step, b, p.b_stride, p.depth, c_tile,
-                                            p.c_stride, p.accumulate, Streaming{});
-    };
-    switch (rows) {
-      case 1:
-        run.template operator()<1>();
-        break;
-      case 2:
-        run.template operator()<2>();
-        break;
-      case 3:
-        run.template operator()<3>();
-        break;
-      case 4:
-        run.template operator()<4>();
-        break;
-      case 5:
-        run.template operator()<5>();
-        break;
-      default:
-        run.template operator()<6>();
-        break;
-    }
+    const bool prefetch = Vectors == tile_vectors && p.streaming;
+    micros<Format, Vectors>[prefetch][rows - 1](a_tile, p.a_stride, p.a_step, b, p.b_stride, p.depth, c_tile,
+                                                p.c_stride, p.accumulate, prefetch ? streaming : Streaming{});
     row += rows;
   }
 }
 
 template <class Format>
-inline void strips(const Product& p, Index ahead) {
+__attribute__((noinline)) void strips(const Product& p, Index ahead) {
   constexpr Index L = lanes<typename Format::Acc>, width = tile_vectors * L;
   // The columns are padded: where register tiles are no wider than that, whole ones cover them all.
   constexpr bool whole = padding % width == 0;

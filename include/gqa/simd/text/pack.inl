@@ -74,28 +74,39 @@ GQA_INLINE void transpose_lanes(V (&rows)[L]) {
 
 /// Transposes blocks of L x L in registers: reads along dims, writes along tokens. `load(token, d, count)`
 /// gives up to L consecutive elements; tokens past `keys` are 0. Writes `width` columns of each row of the
-/// tile, as `convert(elements)` makes them.
+/// tile, as `convert(elements)` makes them. Blocks that lack tokens or dims go through memory, row by row:
+/// unrolled like the others they were most of the code.
 template <class Element, class Out, class Load, class Convert>
 GQA_INLINE void transpose_tile(Index keys, Index dim, Index width, Out* tile, Load load, Convert convert) {
   constexpr int L = lanes<Element>;
-  const auto store = [=](Out * to, Vec<Element> row, Index count) __attribute__((always_inline)) {
-    const auto v = convert(row);
-    if (count >= L)
-      store_vec(to, v);
-    else
-      __builtin_memcpy(static_cast<void*>(to), &v, static_cast<unsigned long>(count) * sizeof(Out));
-  };
   for (Index j = 0; j < width; j += L) {
     for (Index d = 0; d < dim; d += L) {
-      const Index dims = dim - d < L ? dim - d : L;
-      Vec<Element> rows[L];
+      const Index dims = dim - d < L ? dim - d : L, tokens = keys - j, columns = width - j;
+      const bool whole = tokens >= L && columns >= L && dims == L;
+      Vec<Element> rows[L], parts[L];
+      if (whole) {
 #pragma GCC unroll 16
-      for (int t = 0; t < L; ++t) rows[t] = j + t < keys ? load(j + t, d, dims) : Vec<Element>{};
+        for (int t = 0; t < L; ++t) rows[t] = load(j + t, d, L);
+      } else {
+#pragma GCC unroll 1
+        for (int t = 0; t < L; ++t) parts[t] = t < tokens ? load(j + t, d, dims) : Vec<Element>{};
+#pragma GCC unroll 16
+        for (int t = 0; t < L; ++t) rows[t] = parts[t];
+      }
       transpose_lanes<1>(rows);
+      Out* to = tile + d * tile_keys + j;
+      if (whole) {
 #pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) {
-        if (i >= dims) break;
-        store(tile + (d + i) * tile_keys + j, rows[i], width - j);
+        for (int i = 0; i < L; ++i) store_vec(to + i * tile_keys, convert(rows[i]));
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) parts[i] = rows[i];
+#pragma GCC unroll 1
+        for (int i = 0; i < dims; ++i) {
+          const auto v = convert(parts[i]);
+          __builtin_memcpy(static_cast<void*>(to + i * tile_keys), &v,
+                           static_cast<unsigned long>(columns < L ? columns : L) * sizeof(Out));
+        }
       }
     }
   }

@@ -27,6 +27,7 @@ using avx512::convert_kernels_of;
 using avx512::dot_kernels_of;
 using avx512::gradient_kernels_of;
 using avx512::row_kernels_of;
+using avx512::score_kernels_of;
 
 #else
 
@@ -57,8 +58,12 @@ template <class Acc>
 inline constexpr RowKernels<Acc> row_kernels_of = {
     .softmax = &softmax<Acc>,
     .merge = &merge<Acc>,
-    .exp2 = &exp2_array<Acc>,
     .scale = &scale_row<Acc>,
+};
+
+template <class Acc>
+inline constexpr ScoreKernels<Acc> score_kernels_of = {
+    .exp2 = &exp2_array<Acc>,
     .soft_cap = &soft_cap_row<Acc>,
     .add = &add_row<Acc>,
     .subtract_distance = &subtract_distance_row<Acc>,
