@@ -66,8 +66,9 @@ void for_token_runs(const Chosen& tokens, Index most, Tell&& tell) {
 
 inline namespace GQA_EIGEN_MEMORY {
 
-/// The probabilities p = softmax(scores) of chosen rows, tokens x q_heads x keys in the order chosen: a tile
-/// at a time and twice over the keys, in no memory but the result. W is float or double.
+/// The probabilities p = softmax(scores) of chosen rows, tokens x q_heads x keys in the order chosen: some
+/// rows at a time, in a few MiB a thread and the result. W is float or double, as fast as can be where it
+/// is the type of the sums: float, or double where keys are.
 ///
 /// Arguments and conventions are those of attention(); keys count from the view's first retained position.
 /// lse_into(tensor) takes the lse of the chosen rows, tokens x q_heads in the order chosen, float or, where
