@@ -148,17 +148,28 @@ inline double estimate_ns(const PlanSizes& sizes, const PlanSequence& sequence) 
                              static_cast<double>(sequence.num_q_tokens * sizes.group_size));
 }
 
+/// Sequences as the planner sees them, one asked for again and again where there is but one.
+class PlanSequences {
+ public:
+  explicit PlanSequences(FunctionRef<PlanSequence(Index)> sequence) : sequence_(sequence) {}
+
+  [[gnu::noinline]] const PlanSequence& operator[](Index seq) {
+    if (seq != std::exchange(last_seq_, seq)) last_ = sequence_(seq);
+    return last_;
+  }
+
+ private:
+  FunctionRef<PlanSequence(Index)> sequence_;
+  PlanSequence last_;
+  Index last_seq_ = -1;
+};
+
 /// Cuts `num_seqs` sequences into work items, into `plan` (whose memory is reused). `sequence(i)` is a
 /// PlanSequence. A task has at most blocks.task_rows query rows; where that leaves too few for the threads,
 /// first the queries and then the keys are cut finer, down to one block of rows and one chunk of keys.
 inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSequence(Index)> sequence,
                       Plan& plan) {
-  PlanSequence last;
-  Index last_seq = -1;  // asked for again and again where there is but one
-  const auto at = [&](Index seq) -> const PlanSequence& {
-    if (seq != std::exchange(last_seq, seq)) last = sequence(seq);
-    return last;
-  };
+  PlanSequences sequences(sequence);
   plan.items.clear();
   plan.splits.clear();
   plan.num_slots = plan.max_rows = 0;
@@ -168,7 +179,7 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
   const Index block_tokens = std::max<Index>(1, sizes.blocks.block_rows / sizes.group_size);
   Index num_tasks = 0;
   for (Index seq = 0; seq < num_seqs; ++seq) {
-    const PlanSequence& s = at(seq);
+    const PlanSequence& s = sequences[seq];
     total_ns += estimate_ns(sizes, s);
     num_tasks += ceil_div(s.num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
@@ -179,12 +190,12 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
     task_tokens = std::max(block_tokens, ceil_div(task_tokens, 2));
     num_tasks = 0;
     for (Index seq = 0; seq < num_seqs; ++seq)
-      num_tasks += ceil_div(at(seq).num_q_tokens, task_tokens) * sizes.num_kv_heads;
+      num_tasks += ceil_div(sequences[seq].num_q_tokens, task_tokens) * sizes.num_kv_heads;
   }
   const Index splits_wanted = num_tasks == 0 ? 1 : ceil_div(wanted, num_tasks);
 
   for (Index seq = 0; seq < num_seqs; ++seq) {
-    const PlanSequence& s = at(seq);
+    const PlanSequence& s = sequences[seq];
     const Range hull = s.kv.hull();
     Split split{.chunks = ChunkList(s.kv), .shift = s.shift};
     split.num_items = std::max<Index>(1, std::min(splits_wanted, split.chunks.size()));
@@ -197,24 +208,22 @@ inline void make_plan(const PlanSizes& sizes, Index num_seqs, FunctionRef<PlanSe
       const Range q = {begin, std::min(begin + task_tokens, s.num_q_tokens)};
       plan.max_rows = std::max(plan.max_rows, q.size() * sizes.group_size);
       for (Index kv_head = 0; kv_head < sizes.num_kv_heads; ++kv_head) {
-        if (split.num_items == 1) {
-          plan.items.push_back({.seq = seq, .kv_head = kv_head, .q = q, .kv = hull});
-          continue;
-        }
+        const bool whole = split.num_items == 1;
         split.first_slot = plan.num_slots;
         for (Index part = 0; part < split.num_items; ++part) {
-          const Range numbers = split.part(part);
-          const Range kv = {split.chunks[numbers.begin] * chunk_keys,
-                            (split.chunks[numbers.end - 1] + 1) * chunk_keys};
-          plan.items.push_back({.seq = seq,
-                                .kv_head = kv_head,
-                                .q = q,
-                                .kv = intersect(kv, hull),
-                                .split = static_cast<Index>(plan.splits.size()),
-                                .part = part,
-                                .slot = plan.num_slots});
-          plan.num_slots += split.for_slots(part, plan.num_slots, [](const Slot&) {});
+          WorkItem item{.seq = seq, .kv_head = kv_head, .q = q, .kv = hull};
+          if (!whole) {
+            const Range numbers = split.part(part);
+            item.kv = intersect(hull, {split.chunks[numbers.begin] * chunk_keys,
+                                       (split.chunks[numbers.end - 1] + 1) * chunk_keys});
+            item.split = static_cast<Index>(plan.splits.size());
+            item.part = part;
+            item.slot = plan.num_slots;
+            plan.num_slots += split.for_slots(part, plan.num_slots, [](const Slot&) {});
+          }
+          plan.items.push_back(item);
         }
+        if (whole) continue;
         split.num_slots = plan.num_slots - split.first_slot;
         plan.splits.push_back(split);
       }

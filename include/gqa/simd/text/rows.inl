@@ -211,28 +211,29 @@ void merge(const MergeRows<Acc>& rows) {
   // The weights of a vector of rows at a time: one row's exponentials alone would be all latency.
   for (Index r = 0; r < rows.rows; r += L) {
     const Index count = rows.rows - r < L ? rows.rows - r : L;
-    const auto load = [&](const Acc* p) __attribute__((always_inline)) {
-      return count == L ? load_vec<V>(p + r) : load_some<Acc>(p + r, count);
-    };
-    const auto store = [&](Acc * p, V v) __attribute__((always_inline)) {
-      if (count == L)
-        store_vec(p + r, v);
-      else
-        store_some(p + r, v, count);
-    };
-    const V m1 = load(rows.max), m2 = load(rows.block_max);
+    Acc max[L] = {}, block_max[L] = {}, sum[L] = {}, block_sum[L] = {}, own[L], other[L];
+#pragma GCC unroll 1
+    for (Index i = 0; i < count; ++i) {
+      max[i] = rows.max[r + i];
+      block_max[i] = rows.block_max[r + i];
+      sum[i] = rows.sum[r + i];
+      block_sum[i] = rows.block_sum[r + i];
+    }
+    const V m1 = load_vec<V>(max), m2 = load_vec<V>(block_max);
     const V m = m2 > m1 ? m2 : m1;
     // Equal maxima weigh exactly 1, -inf beside -inf too.
-    const V w1 = m1 == m ? splat(Acc{1}) : exp2_vec<Acc>((m1 - m) * log2_e<Acc>);
-    const V w2 = m2 == m ? splat(Acc{1}) : exp2_vec<Acc>((m2 - m) * log2_e<Acc>);
+    const V w = exp2_vec<Acc>(((m2 > m1 ? m1 : m2) - m) * log2_e<Acc>);
+    const V w1 = m1 == m ? splat(Acc{1}) : w, w2 = m2 == m ? splat(Acc{1}) : w;
     // One of the two weighs 1: only the other is multiplied, so that who merges whom shows in no bit.
-    const V sum = load(rows.sum), block_sum = load(rows.block_sum);
-    store(rows.sum, w1 == Acc{1} ? block_sum * w2 + sum : sum * w1 + block_sum);
-    store(rows.max, m);
-    Acc own[L], other[L];
+    const V s1 = load_vec<V>(sum), s2 = load_vec<V>(block_sum);
+    store_vec(sum, w1 == Acc{1} ? s2 * w2 + s1 : s1 * w1 + s2);
+    store_vec(max, m);
     store_vec(own, w1);
     store_vec(other, w2);
+#pragma GCC unroll 1
     for (Index i = 0; i < count; ++i) {
+      rows.max[r + i] = max[i];
+      rows.sum[r + i] = sum[i];
       Acc* o = rows.o + (r + i) * rows.stride;
       const Acc* block = rows.block_o + (r + i) * rows.block_stride;
       const bool keep = own[i] == Acc{1};
