@@ -8,17 +8,20 @@ set(compile_flags -std=c++20 "-I${PROJECT_SOURCE_DIR}/include"
 # Each header compiles on its own, twice over. Building is the test. As beside the compiled library, where a header
 # brings least along; what that leaves out, the kernels' text and the workers, are headers of this list themselves.
 set(header_sources "")
-set(eigen_header_sources "") # these include Eigen/Core, which is compiled for all of them once
+set(eigen_header_sources "") # these may include Eigen/Core, which is compiled for all of them once
+# The others include nothing of Eigen's, which takes longer to read than they do.
+set(no_eigen "#ifdef EIGEN_WORLD_VERSION\n#error \"includes Eigen\"\n#endif\n")
 foreach(header IN LISTS gqa_headers)
   if(header MATCHES "\\.hpp$" AND (TARGET gqa::files OR NOT header MATCHES "/kv/(file|mapped_prefix)[^/]*$"))
     cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${PROJECT_SOURCE_DIR}/include")
     string(REGEX REPLACE "[/.]" "_" source "${header}")
-    file(CONFIGURE OUTPUT "header_alone/${source}.cpp" CONTENT "#include <${header}>\n#include <${header}>\n")
-    set(list header_sources)
-    if(header MATCHES "/(convert|inspect|kernel|kv|layer|plan)/"
-       AND NOT header MATCHES "/(group_mask|query_clusters|file_checksum|file_io|prefix_index|state_owner)\\.hpp$")
-      set(list eigen_header_sources)
+    set(alone "#include <${header}>\n#include <${header}>\n")
+    set(list eigen_header_sources)
+    if(NOT header MATCHES "/(convert|kv|layer|plan)/|/(cache|convert|gqa)\\.hpp$")
+      set(list header_sources)
+      string(APPEND alone "${no_eigen}")
     endif()
+    file(CONFIGURE OUTPUT "header_alone/${source}.cpp" CONTENT "${alone}")
     list(APPEND ${list} "${CMAKE_CURRENT_BINARY_DIR}/header_alone/${source}.cpp")
   endif()
 endforeach()
@@ -70,6 +73,8 @@ add_test(NAME readme/tables COMMAND ${python} readme/check_tables.py "${PROJECT_
 
 add_test(NAME flags/errors COMMAND ${python} flags/check_errors.py "${CMAKE_CXX_COMPILER}" ${compile_flags}
          WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
+add_test(NAME flags/memory COMMAND ${python} flags/check_memory.py "${CMAKE_CXX_COMPILER}" ${compile_flags}
+         WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}")
 add_library(gqa_flags_macros OBJECT flags/macros.cpp)
 target_link_libraries(gqa_flags_macros PRIVATE gqa::gqa gqa_warnings)
 target_compile_options(gqa_flags_macros PRIVATE -O0)
@@ -80,7 +85,7 @@ endif()
 # Parts of a program compiled with different flags, and one that leaves the kernels to the library: the linker
 # keeps one copy of each inline function for all, the first it sees, so that each order runs other code.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
-  set(parts plain native unoptimised compiled)
+  set(parts plain native unoptimised compiled ours_first)
   foreach(part IN LISTS parts)
     add_library(gqa_flags_${part} OBJECT flags/part.cpp)
     target_include_directories(gqa_flags_${part} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
@@ -91,8 +96,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING)
   target_compile_options(gqa_flags_plain PRIVATE -O2)
   target_compile_options(gqa_flags_native PRIVATE -O3 -march=native)
   target_compile_options(gqa_flags_unoptimised PRIVATE -O0)
+  target_compile_options(gqa_flags_ours_first PRIVATE -O3 -march=native)
+  target_compile_definitions(gqa_flags_ours_first PRIVATE OURS_FIRST)
   # The library as objects: of an archive the linker would take none after a part that has the kernels.
   target_link_libraries(gqa_flags_compiled PRIVATE gqa::compiled)
+  target_link_libraries(gqa_flags_ours_first PRIVATE gqa::compiled)
   list(APPEND objects_compiled $<TARGET_OBJECTS:gqa_compiled>)
   find_package(Threads REQUIRED)
   set(programs "")

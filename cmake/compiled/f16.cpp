@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <Eigen/Core>
+
 #include "gqa/simd/instances.hpp"
 
 #define GQA_EXTERN

@@ -45,3 +45,11 @@
 #include "gqa/reference/latent_attention.hpp"
 #include "gqa/score.hpp"
 #include "gqa/sparse_attention.hpp"
+
+static_assert(gqa::detail::eigen::ColMajor == Eigen::ColMajor &&
+                  gqa::detail::eigen::RowMajor == Eigen::RowMajor &&
+                  gqa::detail::eigen::ReadOnlyAccessors == Eigen::ReadOnlyAccessors &&
+                  gqa::detail::eigen::DirectAccessBit == Eigen::DirectAccessBit &&
+                  std::is_same_v<gqa::detail::eigen::Index, Eigen::Index>,
+              "gqa: core/eigen.hpp says otherwise of this Eigen, or macros of Eigen's were set between its "
+              "headers and ours");

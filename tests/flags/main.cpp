@@ -37,7 +37,8 @@ int main() {
       std::printf("%016llx %s\n", static_cast<unsigned long long>(hash(result)), result.name.c_str());
     const int differ = count_differences(run_native(), plain, "-O3 -march=native") +
                        count_differences(run_unoptimised(), plain, "-O0") +
-                       count_differences(run_compiled(), plain, "gqa::compiled");
+                       count_differences(run_compiled(), plain, "gqa::compiled") +
+                       count_differences(run_ours_first(), plain, "our headers before Eigen's");
     return differ == 0 ? 0 : 1;
   } catch (const std::invalid_argument& error) {
     std::fprintf(stderr, "%s\n", error.what());

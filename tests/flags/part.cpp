@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled several times with different flags, as FUNCTION: what a program's parts may each call.
+#ifdef OURS_FIRST  // before Eigen's headers
+#include <gqa/attention.hpp>
+#endif
 #include <gqa/gqa.hpp>
 
 #include "flags/part.hpp"

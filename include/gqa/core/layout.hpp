@@ -49,7 +49,7 @@ template <class X>
 requires requires(const X& x) {
   []<class D>(const Eigen::DenseBase<D>&) {}(x);
 }
-inline constexpr bool is_matrix_in_memory<X> = (X::Flags & Eigen::DirectAccessBit) != 0;
+inline constexpr bool is_matrix_in_memory<X> = (X::Flags & eigen::DirectAccessBit) != 0;
 
 }  // namespace detail
 

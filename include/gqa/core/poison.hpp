@@ -6,15 +6,6 @@
 
 #include "gqa/core/toolchain.hpp"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define GQA_ADDRESS_SANITIZER
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define GQA_ADDRESS_SANITIZER
-#endif
-
 #ifdef GQA_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #endif
@@ -34,5 +25,3 @@ inline void allow_memory([[maybe_unused]] const void* memory, [[maybe_unused]] s
 }
 
 }  // namespace gqa::detail
-
-#undef GQA_ADDRESS_SANITIZER

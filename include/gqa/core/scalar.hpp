@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <Eigen/Core>
 #include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <type_traits>
 
-#include "gqa/core/toolchain.hpp"
+#include "gqa/core/eigen.hpp"
 
 namespace gqa {
 
+// Declared alone: values of them need <Eigen/Core>.
 using half = Eigen::half;          ///< IEEE binary16
 using bfloat16 = Eigen::bfloat16;  ///< the upper half of a binary32
 
@@ -25,11 +25,17 @@ concept Scalar =
 template <Scalar T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// Of an element, also where Eigen's types are declared alone.
+template <Scalar T>
+inline constexpr int scalar_bytes = std::is_same_v<T, double>  ? 8
+                                    : std::is_same_v<T, float> ? 4
+                                                               : 2;
+
 /// x as the nearest To, ties to even. Eigen turns a double into 16 bits by way of a float, and so rounds
 /// twice. Here the float between is rounded to odd, which leaves the last rounding what it has to know.
 template <Scalar To, Scalar From>
 To rounded_to(From x) {
-  if constexpr (std::is_same_v<From, double> && sizeof(To) == 2) {
+  if constexpr (std::is_same_v<From, double> && scalar_bytes<To> == 2) {
     float between = static_cast<float>(x);
     const auto bits = std::bit_cast<std::uint32_t>(between);
     const bool exact = static_cast<double>(between) == x || x != x;

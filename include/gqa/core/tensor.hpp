@@ -7,39 +7,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "gqa/core/eigen.hpp"
 #include "gqa/core/error.hpp"
 #include "gqa/core/scalar.hpp"
 #include "gqa/core/shape.hpp"
-
-// Declared, not included: whoever passes a tensor has included Eigen's header for it, which takes longer to
-// read than all of this library.
-namespace Eigen {
-template <class Scalar, int Rank, int Options, class IndexType>
-class Tensor;
-template <class Plain, int Options, template <class> class MakePointer>
-class TensorMap;
-template <class Derived, int Access>
-class TensorBase;
-}  // namespace Eigen
-
-// How Eigen's tensors own memory depends on the flags of the file that includes Eigen (-march, and
-// sanitizers): to which bytes it is aligned, and whether malloc() does that. One program may hold files of
-// several such flags, and the linker keeps one copy of each inline function for all of them: a tensor made
-// the one way would be freed the other. So what makes a tensor has the way in its name: `inline namespace
-// GQA_EIGEN_MEMORY { ... }`.
-#if defined(EIGEN_MALLOC_ALREADY_ALIGNED) && EIGEN_MALLOC_ALREADY_ALIGNED
-#define GQA_EIGEN_MEMORY eigen_malloc
-#elif EIGEN_MAX_ALIGN_BYTES == 0
-#define GQA_EIGEN_MEMORY eigen_unaligned
-#elif EIGEN_MAX_ALIGN_BYTES <= 16
-#define GQA_EIGEN_MEMORY eigen_aligned_16
-#elif EIGEN_MAX_ALIGN_BYTES <= 32
-#define GQA_EIGEN_MEMORY eigen_aligned_32
-#elif EIGEN_MAX_ALIGN_BYTES <= 64
-#define GQA_EIGEN_MEMORY eigen_aligned_64
-#else
-#define GQA_EIGEN_MEMORY eigen_aligned_more
-#endif
 
 namespace gqa {
 
@@ -113,7 +84,7 @@ struct eigen_tensor : std::false_type {};
 template <class T, int Rank, int Options, class I>
 struct eigen_tensor<Eigen::Tensor<T, Rank, Options, I>> : std::true_type {
   static constexpr int rank = Rank;
-  static constexpr bool row_major = (Options & Eigen::RowMajor) != 0;
+  static constexpr bool row_major = (Options & eigen::RowMajor) != 0;
   using scalar = T;
 };
 
@@ -131,7 +102,7 @@ template <class T, int Rank, int Options, class I>
 inline constexpr bool owns_memory<Eigen::Tensor<T, Rank, Options, I>> = true;
 
 template <class X>
-concept EigenTensorExpression = std::derived_from<X, Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>>;
+concept EigenTensorExpression = std::derived_from<X, Eigen::TensorBase<X, eigen::ReadOnlyAccessors>>;
 
 /// A tensor that is gone, with its memory, at the end of the statement. (X is what X&& deduces.)
 template <class X>
@@ -221,9 +192,9 @@ using TensorScalar = std::remove_const_t<typename decltype(as_view(std::declval<
 
 /// A packed tensor that owns its memory, as the library returns them.
 template <class T>
-using Tensor3 = Eigen::Tensor<T, 3, Eigen::RowMajor, Eigen::Index>;
+using Tensor3 = Eigen::Tensor<T, 3, detail::eigen::RowMajor, detail::eigen::Index>;
 template <class T>
-using Tensor4 = Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>;
+using Tensor4 = Eigen::Tensor<T, 4, detail::eigen::RowMajor, detail::eigen::Index>;
 
 /// Memory with one value a query row, read as batch x tokens x heads.
 template <class T>
@@ -289,17 +260,17 @@ auto make_output(const Q& q, Index dim) {
   GQA_CHECK(dim >= 0, std::invalid_argument, "output: dim is " << dim << ", expected at least 0");
   checked_mul(checked_mul(batch, tokens, "output"), checked_mul(heads, dim, "output"), "output");
   if constexpr (detail::tensor_view<Plain>::value) {
-    return Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>(batch, tokens, heads, dim);
+    return Eigen::Tensor<T, 4, eigen::RowMajor, eigen::Index>(batch, tokens, heads, dim);
   } else if constexpr (eigen_tensor<Plain>::rank == 3) {
     if constexpr (eigen_tensor<Plain>::row_major)
-      return Eigen::Tensor<T, 3, Eigen::RowMajor, Eigen::Index>(tokens, heads, dim);
+      return Eigen::Tensor<T, 3, eigen::RowMajor, eigen::Index>(tokens, heads, dim);
     else
-      return Eigen::Tensor<T, 3, Eigen::ColMajor, Eigen::Index>(dim, heads, tokens);
+      return Eigen::Tensor<T, 3, eigen::ColMajor, eigen::Index>(dim, heads, tokens);
   } else {
     if constexpr (eigen_tensor<Plain>::row_major)
-      return Eigen::Tensor<T, 4, Eigen::RowMajor, Eigen::Index>(batch, tokens, heads, dim);
+      return Eigen::Tensor<T, 4, eigen::RowMajor, eigen::Index>(batch, tokens, heads, dim);
     else
-      return Eigen::Tensor<T, 4, Eigen::ColMajor, Eigen::Index>(dim, heads, tokens, batch);
+      return Eigen::Tensor<T, 4, eigen::ColMajor, eigen::Index>(dim, heads, tokens, batch);
   }
 }
 

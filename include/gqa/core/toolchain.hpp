@@ -33,6 +33,15 @@
 #define GQA_UNSUPPORTED
 #endif
 
+// GCC says it with a macro, Clang with a feature, which GCC does not know (Eigen makes it a macro).
+#if defined(__SANITIZE_ADDRESS__)
+#define GQA_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define GQA_ADDRESS_SANITIZER
+#endif
+#endif
+
 #ifdef GQA_UNSUPPORTED
 // No such file: the one thing compilers stop at. What follows would be hundreds of errors more.
 #include <stopped by the error above>

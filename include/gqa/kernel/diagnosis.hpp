@@ -49,10 +49,19 @@ struct Anything {
   Anything(const A&);  // NOLINT: converts on purpose
 };
 
-/// What a call that does not compile is said to return, so that nothing else is wrong with it. It depends on
-/// H, as a tensor is known where attention() is called.
+/// What a call that does not compile is said to return, so that nothing else is wrong with it: a tensor where
+/// there are any. It depends on H, as a tensor is known where attention() is called.
+struct NoTensor {};
+template <class Tensor>
+struct TensorIfKnown {
+  using type = NoTensor;
+};
+template <class Tensor>
+requires(sizeof(Tensor) > 0) struct TensorIfKnown<Tensor> {
+  using type = Tensor;
+};
 template <Index H>
-using RefusedResult = Tensor3<std::conditional_t<H == Dynamic, float, float>>;
+using RefusedResult = typename TensorIfKnown<Tensor3<std::conditional_t<H == Dynamic, float, float>>>::type;
 
 template <class A>
 concept PointsToAnExecutor = requires(const A& a) {

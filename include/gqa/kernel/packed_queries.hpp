@@ -17,7 +17,7 @@ class PackedQueries {
   PackedQueries(Arena& arena, const Call<Acc>& call, Index rows, bool dot)
       : call_(call),
         dot_(dot),
-        element_bytes_(dot ? Index{sizeof(bfloat16)} : Index{sizeof(Acc)}),
+        element_bytes_(dot ? Index{scalar_bytes<bfloat16>} : Index{sizeof(Acc)}),
         stride_(round_up(call.head_dim(), simd::padding)),
         memory_(arena.take<std::byte>(rows, stride_ * element_bytes_)) {}
 

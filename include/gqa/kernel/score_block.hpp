@@ -230,7 +230,7 @@ class ScoreBlock {
       const Index column = piece.column + keys.begin, first_column = scores.seen_.columns().begin;
       const Acc* p = scores.row(first);
       // The softmax wrote its weights from first_column on: packed ones stand at the front of that.
-      const void* packed = reinterpret_cast<const bfloat16*>(p + first_column) + (column - first_column);
+      const void* packed = reinterpret_cast<const std::uint16_t*>(p + first_column) + (column - first_column);
       v.product({.a = dot ? packed : p + column,
                  .a_stride = dot ? 2 * stride : stride,
                  .b = v.at(keys.begin, 0),

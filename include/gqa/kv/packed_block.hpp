@@ -3,6 +3,7 @@
 // Where such blocks are is a placement's business.
 #pragma once
 
+#include <Eigen/Core>  // caches are mostly of 16-bit floats
 #include <algorithm>
 #include <array>
 #include <type_traits>

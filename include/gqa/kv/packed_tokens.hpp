@@ -23,7 +23,7 @@ struct PackedType {
 };
 
 template <Scalar T>
-inline constexpr PackedType packed_type{scalar_name<T>(), sizeof(T), element_group<T>};
+inline constexpr PackedType packed_type{scalar_name<T>(), scalar_bytes<T>, element_group<T>};
 
 /// Null for a name that is none of ours.
 inline const PackedType* find_packed_type(std::string_view name) {

@@ -2,6 +2,7 @@
 // The definitions behind linear.hpp.
 #pragma once
 
+#include <Eigen/Core>
 #include <algorithm>
 #include <atomic>
 #include <cstring>

@@ -26,7 +26,8 @@ template <Scalar T>
 const DotKernels<Accumulator<T>>& dot_kernels(Isa isa);
 
 template <Scalar T>
-inline constexpr Format format = {scalar_name<T>(), sizeof(T), element_group<T>, std::is_same_v<T, double>,
+inline constexpr Format format = {scalar_name<T>(), scalar_bytes<T>, element_group<T>,
+                                  std::is_same_v<T, double>,
                                   [](Isa isa) { return static_cast<const void*>(&kernels<T>(isa)); }};
 template <Scalar T>
 inline constexpr RowFormat row_format = {

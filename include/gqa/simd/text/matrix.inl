@@ -155,8 +155,8 @@ inline void matrix_product(const Product& p) {
     Product part = p;
     part.depth = head;
     matrix_steps(part, unit);
-    part.a = static_cast<const bfloat16*>(p.a) + head;
-    part.b = static_cast<const bfloat16*>(p.b) + head / 2 * p.b_stride;
+    part.a = static_cast<const std::uint16_t*>(p.a) + head;
+    part.b = static_cast<const std::uint16_t*>(p.b) + head / 2 * p.b_stride;
     part.depth = p.depth - head;
     part.accumulate = true;
     matrix_steps(part, unit);

@@ -29,7 +29,7 @@ void narrow_row(const Accumulator<T>* x, Index n, Accumulator<T> factor, void* t
 /// Of 16 bits, every NaN is the quiet one of its sign: the sets' instructions would keep different payloads.
 template <class T>
 GQA_INLINE Vec<Accumulator<T>> quiet(Vec<Accumulator<T>> v) {
-  if constexpr (sizeof(T) == 2)
+  if constexpr (scalar_bytes<T> == 2)
     return v == v ? v : bits_as<F32>((bits_as<U32>(v) & 0x80000000u) | 0x7fc00000u);
   else
     return v;
@@ -135,7 +135,7 @@ void transpose_keys(const void* rows, Index stride, Index keys, Index dim, Index
 inline void transpose_to_halves(const float* rows, Index stride, Index keys, Index dim, Index width,
                                 void* tile) {
   transpose_tile<float>(
-      keys, dim, width, static_cast<half*>(tile),
+      keys, dim, width, static_cast<std::uint16_t*>(tile),
       [=](Index token, Index d, Index count) __attribute__((always_inline)) {
         const float* row = rows + token * stride + d;
         return count == lanes<float> ? load_vec<F32>(row) : load_some<float>(row, count);
@@ -143,35 +143,38 @@ inline void transpose_to_halves(const float* rows, Index stride, Index keys, Ind
       [](F32 v) __attribute__((always_inline)) { return f32_to_f16(quiet<half>(v)); });
 }
 
+/// The first `count` 16-bit floats at p as they are stored, and zeros.
+GQA_INLINE U16 load_bits(const std::uint16_t* p, Index count) {
+  U16 bits{};
+  if (count == lanes<float>)
+    bits = load_vec<U16>(p);
+  else
+    __builtin_memcpy(&bits, p, static_cast<unsigned long>(count) * sizeof *p);
+  return bits;
+}
+
 /// Each half in a 32-bit lane of its own, unconverted.
 inline void transpose_halves(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
-  const half* k = static_cast<const half*>(rows);
+  const auto* k = static_cast<const std::uint16_t*>(rows);
   transpose_tile<float>(
-      keys, dim, width, static_cast<half*>(tile),
+      keys, dim, width, static_cast<std::uint16_t*>(tile),
       [=](Index token, Index d, Index count) __attribute__((always_inline)) {
-        const half* row = k + token * stride + d;
-        U16 bits{};
-        if (count == lanes<float>)
-          bits = load_vec<U16>(row);
-        else
-          __builtin_memcpy(&bits, static_cast<const void*>(row),
-                           static_cast<unsigned long>(count) * sizeof(half));
-        return bits_as<F32>(__builtin_convertvector(bits, U32));
+        return bits_as<F32>(__builtin_convertvector(load_bits(k + token * stride + d, count), U32));
       },
       [](F32 v) __attribute__((always_inline)) { return __builtin_convertvector(bits_as<U32>(v), U16); });
 }
 
 /// A pair of 16-bit dims is one 32-bit element, and moves as one: only its bits count.
 inline void transpose_pairs(const void* rows, Index stride, Index keys, Index dim, Index width, void* tile) {
-  const bfloat16* k = static_cast<const bfloat16*>(rows);
+  const auto* k = static_cast<const std::uint16_t*>(rows);
   transpose_tile<float>(
       keys, (dim + 1) / 2, width, static_cast<float*>(tile),
       [=](Index token, Index d, Index count) __attribute__((always_inline)) {
-        const bfloat16* row = k + token * stride + 2 * d;
+        const std::uint16_t* row = k + token * stride + 2 * d;
         if (2 * (d + lanes<float>) <= dim) return load_vec<F32>(row);
         F32 v{};
         const Index dims = dim - 2 * d < 2 * count ? dim - 2 * d : 2 * count;
-        __builtin_memcpy(&v, row, static_cast<unsigned long>(dims) * sizeof(bfloat16));
+        __builtin_memcpy(&v, row, static_cast<unsigned long>(dims) * sizeof *row);
         return v;
       },
       &unchanged<F32>);
@@ -184,7 +187,7 @@ GQA_INLINE void interleave(const void* rows, Index stride, Index keys, Index dim
                            Index pairs_stride, Load load) {
   constexpr Index L = lanes<float>;
   const X* v = static_cast<const X*>(rows);
-  bfloat16* out = static_cast<bfloat16*>(pairs);
+  auto* out = static_cast<std::uint16_t*>(pairs);
   for (Index j = 0; j < keys; j += 2) {
     const X* even = v + j * stride;
     const X* odd = even + stride;
@@ -199,11 +202,10 @@ GQA_INLINE void interleave(const void* rows, Index stride, Index keys, Index dim
 
 inline void interleave_pairs(const void* rows, Index stride, Index keys, Index dim, void* pairs,
                              Index pairs_stride) {
-  interleave<bfloat16>(
+  interleave<std::uint16_t>(
       rows, stride, keys, dim, pairs, pairs_stride,
-      [](const bfloat16* p, Index count) __attribute__((always_inline)) {
-        return bits_as<U32>(count == lanes<float> ? load_as<float>(p) : load_some<float>(p, count));
-      });
+      [](const std::uint16_t* p, Index count)
+          __attribute__((always_inline)) { return __builtin_convertvector(load_bits(p, count), U32) << 16; });
 }
 
 /// Of floats, rounded as round_row does.

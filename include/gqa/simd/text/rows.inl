@@ -100,9 +100,9 @@ GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc large
     }
     if constexpr (std::is_same_v<Acc, float>) {
       if (block.pack_pairs) {  // the write at 2 bytes an element never overtakes the read at 4
-        bfloat16* packed = reinterpret_cast<bfloat16*>(row) + j;
+        auto* packed = reinterpret_cast<std::uint16_t*>(row) + j;
 #pragma GCC unroll 2
-        for (int u = 0; u < 2; ++u) store_as(packed + u * L, p[u]);
+        for (int u = 0; u < 2; ++u) store_vec(packed + u * L, f32_to_bf16(p[u]));
         continue;
       }
     }
