@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// All of a call that does not depend on its arguments' types: declared where GQA_EXTERN is extern, compiled where
-// it is nothing.
+// All of a call that does not depend on its arguments' types: declared where GQA_EXTERN is extern, compiled
+// where it is nothing.
 
 namespace gqa::detail {
 
