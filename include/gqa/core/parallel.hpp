@@ -7,16 +7,16 @@
 #include <unsupported/Eigen/CXX11/Tensor>
 #endif
 
+#include <sched.h>
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <concepts>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <optional>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -83,11 +83,7 @@ class TaskQueue {
     } while (!door_.compare_exchange_weak(door, door + one_helper, std::memory_order_acquire,
                                           std::memory_order_relaxed));
     work();
-    // Whoever leaves last wakes the caller, who may be asleep where the door is closed already.
-    if (door_.fetch_sub(one_helper, std::memory_order_acq_rel) % is_open == one_helper) {
-      std::lock_guard lock(mutex_);
-      all_left_.notify_one();
-    }
+    door_.fetch_sub(one_helper, std::memory_order_release);
   }
 
   void work() noexcept {
@@ -104,15 +100,17 @@ class TaskQueue {
   void skip_rest() noexcept { next_.store(n_, std::memory_order_relaxed); }
 
   /// Lets no more helpers in, waits for those inside, and returns the first exception of a task, if any.
-  /// Helpers mostly end within microseconds of the caller: it asks again for about 50 us before it sleeps, as
-  /// falling asleep and waking would take as long as a short decode.
+  /// Helpers mostly end within microseconds of the caller: it asks again and again for about 50 us, and then
+  /// after naps of as long, which is what waking a sleeper takes anyway. (<thread>, <mutex> and
+  /// <condition_variable> would be a seventh of what a call of attention takes to compile.)
   std::exception_ptr close() noexcept {
     door_.fetch_and(~is_open, std::memory_order_relaxed);
-    const auto empty = [this] { return door_.load(std::memory_order_acquire) % is_open == 0; };
-    for (int i = 0; i < 200 && !empty(); ++i) std::this_thread::yield();
-    if (!empty()) {
-      std::unique_lock lock(mutex_);
-      all_left_.wait(lock, empty);
+    for (int i = 0; door_.load(std::memory_order_acquire) % is_open != 0; ++i) {
+      constexpr timespec nap = {0, 50'000};
+      if (i < 200)
+        sched_yield();
+      else
+        nanosleep(&nap, nullptr);
     }
     door_.fetch_add(one_call, std::memory_order_relaxed);
     return std::exchange(error_, nullptr);
@@ -129,8 +127,6 @@ class TaskQueue {
   std::atomic<Index> next_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr error_;
-  std::mutex mutex_;
-  std::condition_variable all_left_;
   std::atomic<std::uint64_t> door_{0};
   TaskQueue* next_free_ = nullptr;
 };
@@ -144,17 +140,26 @@ class TaskQueues {
   }
 
   TaskQueue& take() {
-    std::lock_guard lock(mutex_);
-    if (free_ == nullptr) return *new TaskQueue;
-    return *std::exchange(free_, free_->next_free_);
+    lock();
+    TaskQueue* const queue = free_;
+    if (queue != nullptr) free_ = queue->next_free_;
+    unlock();
+    return queue != nullptr ? *queue : *new TaskQueue;
   }
   void give_back(TaskQueue& queue) noexcept {
-    std::lock_guard lock(mutex_);
+    lock();
     queue.next_free_ = std::exchange(free_, &queue);
+    unlock();
   }
 
  private:
-  std::mutex mutex_;
+  // Held for two assignments at a time.
+  void lock() noexcept {
+    while (busy_.test_and_set(std::memory_order_acquire)) sched_yield();
+  }
+  void unlock() noexcept { busy_.clear(std::memory_order_release); }
+
+  std::atomic_flag busy_;
   TaskQueue* free_ = nullptr;
 };
 

@@ -121,7 +121,7 @@ struct KVSource {
   }
 
  private:
-  static void check_retained(Range kv, Index from, Index seq) {
+  [[gnu::noinline]] static void check_retained(Range kv, Index from, Index seq) {
     GQA_CHECK(from <= kv.begin && kv.begin <= kv.end && kv.end <= max_position, std::invalid_argument,
               "retained: positions " << kv.begin << " to " << kv.end << " of sequence " << seq
                                      << ", expected a range within " << from << " to " << max_position);

@@ -56,7 +56,7 @@ inline bool request_amx() {
 }  // namespace detail
 
 /// Whether this processor (and its operating system) runs `isa`. Asks Linux to let the process use AMX.
-inline bool supports(Isa isa) {
+[[gnu::noinline]] inline bool supports(Isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   // Clang 14's __builtin_cpu_supports knows neither f16c (leaf 1, ECX bit 29) nor avx512bf16 (leaf 7.1, EAX
