@@ -108,6 +108,7 @@ std::vector<Row> all_rows(const Machine& machine) {
   }
   for (Index W : {256, 512, 2048}) add({.window = W, .S = 4096}, "window_prefill", {1});
   std::ranges::move(backward_rows(machine), std::back_inserter(rows));
+  std::ranges::move(weights_rows(machine), std::back_inserter(rows));
   std::ranges::move(block_rows(machine), std::back_inserter(rows));
   std::ranges::move(score_rows(machine), std::back_inserter(rows));
   std::ranges::move(batch_rows(machine), std::back_inserter(rows));

@@ -45,6 +45,7 @@ std::vector<Row> capacity_rows();
 std::vector<Row> file_rows();  ///< where xxHash is
 std::vector<Row> rope_rows();
 std::vector<Row> backward_rows(const Machine& machine);
+std::vector<Row> weights_rows(const Machine& machine);
 std::vector<Row> block_rows(const Machine& machine);
 std::vector<Row> score_rows(const Machine& machine);
 std::vector<Row> batch_rows(const Machine& machine);

@@ -13,10 +13,9 @@ void run_attention(E& executor, const Q& q, const View& view, const TensorView<T
                    const X&... arguments) {
   using Acc = Accumulator<typename View::Scalar>;
   const auto extras = extras_of(arguments...);
-  const Call<Acc> call = make_call<H, G>(q, view, out, extras);
-  with_workspace(extras.options, [&](Workspace& workspace) {
-    with_executor(executor, [&](const ExecutorRef& runner) { attend<Acc>(runner, call, workspace); });
-  });
+  const Request<Acc> request = request_of<H, G>(q, view, extras);
+  const Results<Acc> results = results_of<Acc>(out, extras);
+  with_executor(executor, [&](const ExecutorRef& runner) { attend(runner, request, results); });
 }
 
 template <Index H, Index G, ExecutorLike E, RowsLike Q, KVView View, class... X>
@@ -28,12 +27,9 @@ Index needed_bytes(E& executor, const Q& q, const View& view, const X&... argume
   static_assert(
       !decltype(extras)::has_states,
       "gqa: workspace_bytes writes no state, which lies in memory of yours: leave state_into and resume out");
-  const Call<Acc> call = make_call<H, G>(q, view, extras);
-  return with_workspace(extras.options, [&](Workspace& workspace) {
-    return with_executor(executor, [&](const ExecutorRef& runner) {
-      return call_bytes<Acc>(call, runner.num_threads, workspace);
-    });
-  });
+  const Request<Acc> request = request_of<H, G>(q, view, extras);
+  return with_executor(executor,
+                       [&](const ExecutorRef& runner) { return call_bytes(request, runner.num_threads); });
 }
 
 }  // namespace detail

@@ -77,12 +77,16 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
   }
   if (call.kv.padded_tokens > 0) keys = {0, call.kv.padded_tokens};
   if (keys.empty()) keys = {};
+  bool all_told = true;  // no sequence lacks rows or columns
+  for (Index seq = 0; seq < call.num_seqs; ++seq)
+    all_told &= call.batch.tokens(seq) == num_tokens && call.kv.retained(seq).hull() == keys;
   const Index rows =
       checked_mul(checked_mul(call.num_seqs, call.heads.num_q_heads, "scores"), num_tokens, "scores");
   checked_mul(checked_mul(rows, keys.size(), "scores"), sizeof(W), "scores");
   Tensor4<W> scores(call.num_seqs, call.heads.num_q_heads, num_tokens, keys.size());
   detail::wish_huge_pages(scores.data(), static_cast<std::size_t>(scores.size()) * sizeof(W));
-  scores.setConstant(after == ScoresAfter::softmax ? W{0} : -std::numeric_limits<W>::infinity());
+  const W nothing = after == ScoresAfter::softmax ? W{0} : -std::numeric_limits<W>::infinity();
+  if (!all_told) scores.setConstant(nothing);
 
   return detail::with_workspace(extras.options, [&](Workspace& workspace) {
     auto& items = workspace.plan().items;
@@ -95,14 +99,22 @@ Tensor4<W> attention_scores(E&& executor, const Q& q, const KV& kv, ScoresAfter 
                            .kv_head = kv_head,
                            .q = {begin, std::min(begin + step, call.batch.tokens(seq))},
                            .kv = call.kv.retained(seq).hull()});
+    const auto at = [&](const detail::Item<Acc>& item, Index row, Index position) {
+      const Index i = (item.seq * call.heads.num_q_heads + item.q_head(row)) * num_tokens + item.token(row);
+      return scores.data() + i * keys.size() + (position - keys.begin);
+    };
+    const auto place = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row) -> Acc* {
+      if constexpr (std::is_same_v<W, Acc>) return at(item, row, item.retained.hull().begin);
+      return nullptr;
+    };
     const auto tell = [&](const detail::WorkItem&, const detail::Item<Acc>& item, Index row, Range told,
                           std::span<const Acc> values) {
-      const Index at = (item.seq * call.heads.num_q_heads + item.q_head(row)) * num_tokens + item.token(row);
-      W* to = scores.data() + at * keys.size() + told.begin - keys.begin;
+      W* to = at(item, row, told.begin);
+      if (values.empty()) std::fill_n(to, told.size(), nothing);
       for (std::size_t j = 0; j < values.size(); ++j) to[j] = static_cast<W>(values[j]);
     };
     const auto tell_lse = [](const detail::WorkItem&, const detail::Item<Acc>&, Index, Acc) {};
-    const detail::RowsWanted<Acc> wanted{after == ScoresAfter::softmax, tell, tell_lse};
+    const detail::RowsWanted<Acc> wanted{after == ScoresAfter::softmax, place, tell, tell_lse};
     detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
       detail::score_rows<Acc>(runner, call, items, wanted, workspace);
     });

@@ -66,8 +66,9 @@ void for_token_runs(const Chosen& tokens, Index most, Tell&& tell) {
 
 inline namespace GQA_EIGEN_MEMORY {
 
-/// The probabilities p = softmax(scores) of chosen rows, tokens x q_heads x keys in the order chosen: a tile
-/// at a time and twice over the keys, in no memory but the result. W is float or double.
+/// The probabilities p = softmax(scores) of chosen rows, tokens x q_heads x keys in the order chosen: some
+/// rows at a time, in a few MiB a thread and the result. W is float or double, as fast as can be where it
+/// is the type of the sums: float, or double where keys are.
 ///
 /// Arguments and conventions are those of attention(); keys count from the view's first retained position.
 /// lse_into(tensor) takes the lse of the chosen rows, tokens x q_heads in the order chosen, float or, where
@@ -109,10 +110,26 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
       const Index t = work.part + row / item.group_size;
       q_heads.for_each(item.q_head(row), [&](Index h) { f(t, h); });
     };
+    const auto row_at = [&](Index t, Index h) {
+      return weights.data() + (t * q_heads.size() + h) * keys.size();
+    };
+    const auto place = [&](const detail::WorkItem& work, const detail::Item<Acc>& item, Index row) -> Acc* {
+      if constexpr (std::is_same_v<W, Acc>) {
+        W* to = nullptr;
+        Index places = 0;
+        for_places(work, item, row, [&](Index t, Index h) {
+          to = row_at(t, h);
+          ++places;
+        });
+        return places == 1 ? to : nullptr;
+      } else {
+        return nullptr;
+      }
+    };
     const auto tell = [&](const detail::WorkItem& work, const detail::Item<Acc>& item, Index row, Range told,
                           std::span<const Acc> p) {
       for_places(work, item, row, [&](Index t, Index h) {
-        W* to = weights.data() + (t * q_heads.size() + h) * keys.size() + told.begin - keys.begin;
+        W* to = row_at(t, h) + told.begin - keys.begin;
         if (p.empty())
           std::fill_n(to, told.size(), W{0});
         else if constexpr (std::is_same_v<W, Acc>)
@@ -128,7 +145,7 @@ Tensor3<W> attention_weights(E&& executor, const Q& q, const KV& kv, const Weigh
         lse->data[t * lse->token_stride + h * lse->head_stride] = row_lse;
       });
     };
-    const detail::RowsWanted<Acc> wanted{true, tell, tell_lse};
+    const detail::RowsWanted<Acc> wanted{true, place, tell, tell_lse};
     detail::with_executor(executor, [&](const detail::ExecutorRef& runner) {
       detail::score_rows<Acc>(runner, call, items, wanted, workspace);
     });

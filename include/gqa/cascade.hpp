@@ -9,6 +9,7 @@
 
 #include "gqa/kernel/attend.hpp"
 #include "gqa/kernel/diagnosis.hpp"
+#include "gqa/kernel/make_call.hpp"
 
 namespace gqa {
 
@@ -108,9 +109,9 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
   GQA_CHECK(!options.q_offset && options.q_offsets.empty(), std::invalid_argument,
             "q_offset: given, expected none in a cascade");
   const View& first = levels.front().kv;
-  auto call = detail::begin_call<H, G>(q, first, extras);
-  detail::set_output(call, as_view(out));
-  if (const auto lse = detail::lse_rows<Acc>(extras))
+  auto call = detail::begin_call(detail::request_of<H, G>(q, first, extras));
+  detail::set_output(call, detail::tensor_rows<Acc>(as_view(out)));
+  if (const auto* lse = detail::lse_rows<Acc>(extras))
     call.lse = detail::checked_lse(*lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);
   const Index num_seqs = call.num_seqs;
 
@@ -144,8 +145,8 @@ void cascade_attention(E&& executor, const Q& q, const std::vector<CascadeLevel<
 
   // Before anything is asked of mask and score function: one with a table would look past its end.
   const auto ends = memory.begin(levels.size());
-  detail::check_extents(
-      call, extras,
+  detail::check_extents<Acc>(
+      call,
       [&](Index seq) {
         return Range{0, ends[static_cast<std::size_t>(seq)]};
       },

@@ -206,6 +206,37 @@ TEST(WeightsCall, WorksInTheCallersWorkspace) {
   }
 }
 
+/// Scores stay in the workspace, where their probabilities go or nowhere, by how many rows and keys there are
+/// and what is wanted of them; chunks in between may hold nothing.
+TYPED_TEST(Weights, AreTheSameWhereverScoresAreKept) {
+  const Sizes s{25, 7003, 8, 1, 8};
+  AttentionCase<TypeParam> c(s, 31);
+  test::Threads threads(3);
+  const auto mask = sinks(4) | sliding_window(5600);
+  const auto in_place = attention_weights<Dynamic, Dynamic, Accumulator<TypeParam>>(
+      c.q_view(), c.k_view(), c.v_view(), WeightRows{}, mask);
+  const auto same = [&](auto wanted, const WeightRows& rows) {
+    using W = decltype(wanted);
+    const auto some =
+        attention_weights<Dynamic, Dynamic, W>(threads, c.q_view(), c.k_view(), c.v_view(), rows, mask);
+    ASSERT_EQ(some.dimension(2), 7003);
+    for (Index t = 0; t < some.dimension(0); ++t)
+      for (Index h = 0; h < some.dimension(1); ++h) {
+        const Index token = rows.tokens.empty() ? t : rows.tokens[static_cast<std::size_t>(t)];
+        const Index head = rows.q_heads.empty() ? h : rows.q_heads[static_cast<std::size_t>(h)];
+        const auto* row = &in_place(token, head, 0);
+        ASSERT_TRUE(std::equal(row, row + 7003, &some(t, h, 0),
+                               [](auto a, auto b) { return static_cast<W>(a) == b; }))
+            << token << ", head " << head;
+      }
+  };
+  same(double{}, {});
+  same(float{}, {});
+  same(float{}, {0, {24, 23, 7}, {}});
+  same(double{}, {0, {24, 23, 7, 23}, {3, 7, 3}});
+  same(float{}, {0, {}, {6, 0, 6, 1}});
+}
+
 TEST(WeightsCall, RunsOnAConstExecutor) {
   AttentionCase<float> c(Sizes{4, 70, 6, 2, 24, 20}, 4);
   const ContiguousKV<float> keys(c.k_view(), c.v_view());

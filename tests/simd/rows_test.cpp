@@ -35,12 +35,12 @@ class Rows : public ::testing::Test {
     }
     Acc& score(Index row, Index j) { return scores[at(row * stride + j)]; }
 
-    void run(Isa isa, Acc scale, bool pack_pairs = false) {
+    void run(Isa isa, Acc scale, bool pack_pairs = false, bool keep_scores = false) {
       max.assign(at(rows), nan);
       sum.assign(at(rows), nan);
       simd::row_kernels<Acc>(isa).softmax({scores.data(), stride, rows, columns, scale,
                                            mask.empty() ? nullptr : mask.data(), columns / 64 + 1,
-                                           rows_per_mask, max.data(), sum.data(), pack_pairs});
+                                           rows_per_mask, max.data(), sum.data(), pack_pairs, keep_scores});
     }
   };
 
@@ -110,6 +110,36 @@ TYPED_TEST(Rows, SoftmaxLeavesTheRestOfTheRowsAlone) {
     s.run(isa, 1);
     for (Index r = 0; r < 3; ++r)
       for (Index j = 64; j < s.stride; ++j) ASSERT_EQ(s.score(r, j), before.score(r, j)) << name(isa);
+  }
+}
+
+TYPED_TEST(Rows, ScoresThatAreKeptHaveTheSameSumsAndMakeTheProbabilities) {
+  using Acc = TypeParam;
+  for (Isa isa : test::supported_isas()) {
+    auto s = this->random_softmax(7, 192, true, 11), kept = s;
+    const auto before = s.scores;
+    const Acc scale = static_cast<Acc>(0.3);
+    s.run(isa, scale);
+    kept.run(isa, scale, false, true);
+    ASSERT_EQ(kept.max, s.max) << name(isa);
+    ASSERT_EQ(kept.sum, s.sum) << name(isa);
+    for (Index r = 0; r < s.rows; ++r) {
+      for (Index j = 0; j < 192; ++j)
+        ASSERT_EQ(kept.score(r, j), s.counts(r, j) ? before[at(r * s.stride + j)] * scale : -this->inf);
+      // Elsewhere and in place, in parts that are no whole vectors.
+      const Acc max = s.max[at(r)], sum = s.sum[at(r)];
+      std::vector<Acc> p(193, Acc{-1});
+      simd::gradient_kernels<Acc>(isa).probabilities({&kept.score(r, 0), p.data(), 101, max, sum});
+      simd::gradient_kernels<Acc>(isa).probabilities({&kept.score(r, 101), p.data() + 101, 91, max, sum});
+      simd::gradient_kernels<Acc>(isa).probabilities({&kept.score(r, 0), &kept.score(r, 0), 192, max, sum});
+      for (Index j = 0; j < 192; ++j) {
+        const double exact =
+            s.counts(r, j) ? static_cast<double>(s.score(r, j)) / static_cast<double>(sum) : 0;
+        ASSERT_NEAR(static_cast<double>(p[at(j)]), exact, 32 * this->epsilon * exact) << name(isa);
+        ASSERT_EQ(p[at(j)], kept.score(r, j)) << name(isa);
+      }
+      ASSERT_EQ(p[192], -1);
+    }
   }
 }
 

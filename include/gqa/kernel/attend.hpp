@@ -2,7 +2,8 @@
 // The way of a call, from what users write to the kernels and back:
 //   attention.hpp            the entries; cascade, attention_weights and attention_scores stand beside it
 //   extras, options          what is said beside the tensors, sorted once
-//   make_call, call          checks all of it, and puts views, masks, scores and tensors behind pointers
+//   make_request, request    puts tensors, views, masks and scores behind pointers: no types from here on
+//   make_call, call          checks all of it
 //   run_call, plan, tuning   memory, and items of work, by numbers that measurements chose
 //   worker, item             a thread's items: chunks of 512 keys, blocks of rows, merges
 //   chunk                    reads a chunk's tiles (kv/view.hpp) and makes operands of them
@@ -12,18 +13,30 @@
 #pragma once
 
 #include "gqa/core/parallel.hpp"
-#include "gqa/kernel/call.hpp"
+#include "gqa/kernel/request.hpp"
 #include "gqa/kernel/workspace.hpp"
 
 namespace gqa::detail {
 
-/// Runs a call: the executor gets one task a worker, and the workers share the items out among themselves.
+template <class Acc>
+struct Call;
+
+/// A call without an output, checked: queries at the end of each sequence, or where options say.
+template <class Acc>
+Call<Acc> checked_call(const Request<Acc>& request);
+
+/// Checks a call and runs it.
+template <class Acc>
+void attend(const ExecutorRef& executor, const Request<Acc>& request, const Results<Acc>& results);
+
+/// Runs a checked call: the executor gets one task a worker, and the workers share the items out among
+/// themselves.
 template <class Acc>
 void attend(const ExecutorRef& executor, const Call<Acc>& call, Workspace& workspace);
 
 /// What a workspace comes to hold by a call, in bytes.
 template <class Acc>
-Index call_bytes(const Call<Acc>& call, Index num_threads, Workspace& workspace);
+Index call_bytes(const Request<Acc>& request, Index num_threads);
 
 }  // namespace gqa::detail
 

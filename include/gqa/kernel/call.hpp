@@ -1,42 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one attention call is asked to compute: sizes, and pointers to what the caller brought, whatever it
-// is.
+// What one attention call computes: sizes, and pointers to what the caller brought, whatever it is. All of it
+// has been checked.
 #pragma once
 
 #include <cmath>
 #include <span>
 
 #include "gqa/core/head_grouping.hpp"
-#include "gqa/core/scalar.hpp"
-#include "gqa/core/tensor.hpp"
 #include "gqa/kernel/group_mask.hpp"
+#include "gqa/kernel/request.hpp"
 #include "gqa/kernel/row_state.hpp"
 #include "gqa/kernel/tuning.hpp"
-#include "gqa/kv/view.hpp"
-#include "gqa/score/score_mod_concept.hpp"
-#include "gqa/score/sink_logits.hpp"
 
 namespace gqa::detail {
-
-/// Rows of a caller's tensor of any type: where they begin, and bytes between batches, tokens and heads.
-struct StridedRows {
-  std::byte* data = nullptr;
-  Index batch_stride = 0, token_stride = 0, head_stride = 0;
-
-  std::byte* at(Index batch, Index token, Index head) const {
-    return data + batch * batch_stride + token * token_stride + head * head_stride;
-  }
-};
-template <class View>
-StridedRows strided_rows(const View& view) {
-  using T = std::remove_const_t<std::remove_pointer_t<decltype(view.data)>>;
-  // Strides that overflow are those of sizes that do, which are refused before anything is followed.
-  const auto bytes = [](Index stride) {
-    return static_cast<Index>(static_cast<std::size_t>(stride) * sizeof(T));
-  };
-  return {reinterpret_cast<std::byte*>(const_cast<T*>(view.data)), bytes(view.batch_stride),
-          bytes(view.token_stride), bytes(view.head_stride)};
-}
 
 /// The queries of one sequence, and where their results go.
 template <class Acc>
@@ -49,20 +25,6 @@ struct SequenceQueries {
 
   Range positions(Range of_tokens) const { return shifted(of_tokens, first_position); }
   Range positions() const { return positions({0, tokens}); }
-};
-
-/// The tokens of a call's queries: a batch of equal lengths, or packed sequences with offsets.
-struct QueryBatch {
-  Index batch = 0, num_tokens = 0, num_heads = 0, dim = 0;
-  std::span<const Index> offsets = {};  // none: a batch
-
-  Index num_seqs() const { return offsets.empty() ? batch : static_cast<Index>(offsets.size()) - 1; }
-  Index tokens(Index seq) const { return offsets.empty() ? num_tokens : at(seq + 1) - at(seq); }
-  Index batch_of(Index seq) const { return offsets.empty() ? seq : 0; }
-  Index first_token(Index seq) const { return offsets.empty() ? 0 : at(seq); }
-
- private:
-  Index at(Index seq) const { return offsets[static_cast<std::size_t>(seq)]; }
 };
 
 /// Queries that stand otherwise than at the end of their own sequence's keys, as in a level of a cascade: all
@@ -86,16 +48,6 @@ struct ScoreScale {
         size(scale == 0 ? Acc{1} : std::abs(scale)) {}
 };
 
-/// A score function behind a pointer; null where there is none.
-template <class Acc>
-struct ScoreSource {
-  const void* score = nullptr;
-  void (*mod)(const void* score, std::span<Acc> scores, const ScoreRow& at) = nullptr;
-
-  explicit operator bool() const { return mod != nullptr; }
-  void operator()(std::span<Acc> scores, const ScoreRow& at) const { mod(score, scores, at); }
-};
-
 /// How a call's rows of one type are read or written.
 template <class Acc>
 struct RowFormat {
@@ -103,9 +55,9 @@ struct RowFormat {
   Index bytes = 0;  // of an element
   bool is_bf16 = false;
 };
-template <Scalar T, class Acc>
-RowFormat<Acc> row_format() {
-  return {&simd::convert_kernels<T>(isa()), sizeof(T), std::is_same_v<T, bfloat16>};
+template <class Acc>
+RowFormat<Acc> row_format(const RowType<Acc>& type) {
+  return {&type.convert(isa()), type.bytes, type.is_bf16};
 }
 
 /// What a call computes, with sums in Acc.

@@ -322,8 +322,8 @@ class Chunk {
     if (tile.layout == TileLayout::packed) return;
     piece.k.at_hand = piece.v.at_hand = true;
     const Index offset = piece.offset();
-    auto* keys =
-        reinterpret_cast<std::uint16_t*>(keys_) + (piece.column - offset) * round_up(kv_.head_dim, 2) + offset * 2;
+    auto* keys = reinterpret_cast<std::uint16_t*>(keys_) +
+                 (piece.column - offset) * round_up(kv_.head_dim, 2) + offset * 2;
     auto* values = reinterpret_cast<std::uint16_t*>(values_) + round_up(piece.column, 2) * value_stride_;
     kernels.transpose_stored(tile.k.data, tile.k.stride, piece.size, kv_.head_dim, tile_keys - offset, keys);
     kernels.interleave_pairs(tile.v.data, tile.v.stride, piece.size, kv_.value_dim, values,

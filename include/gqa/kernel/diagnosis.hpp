@@ -9,7 +9,7 @@
 
 #include "gqa/core/layout.hpp"
 #include "gqa/core/parallel.hpp"
-#include "gqa/kernel/make_call.hpp"
+#include "gqa/kernel/make_request.hpp"
 
 namespace gqa::detail {
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <type_traits>
 
 #include "gqa/core/head_grouping.hpp"
@@ -183,19 +182,19 @@ auto extras_of(const X&... extras) {
       .score_gradient = pointer_to(pick<Extra::score_gradient>(nothing, extras...))};
 }
 
-/// The rows that lse_into names, of a call that sums in Acc; none where it is not given.
+/// The rows that lse_into names, of a call that sums in Acc; null where it is not given.
 template <class Acc, class E>
-std::optional<RowsView<Acc>> lse_rows(const E& extras) {
+const RowsView<Acc>* lse_rows(const E& extras) {
   if constexpr (!E::has_lse) {
-    return {};
+    return nullptr;
   } else {
     using T = std::remove_pointer_t<decltype(extras.lse.rows.data)>;
     static_assert(std::is_same_v<std::remove_const_t<T>, Acc>,
                   "gqa: lse_into takes a tensor of float, or of double where keys and values are double");
     if constexpr (std::is_same_v<T, Acc>)
-      return extras.lse.rows;
+      return &extras.lse.rows;
     else
-      return {};
+      return nullptr;
   }
 }
 

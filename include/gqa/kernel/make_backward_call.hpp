@@ -45,7 +45,7 @@ RowFormat<Acc> checked_rows(const char* name, const TensorView<T>& view, Index b
                  << view.dim << ", expected " << batch << " x " << tokens << " x " << heads << " x " << dim);
   rows = strided_rows(view);
   if constexpr (same)
-    return row_format<Element, Acc>();
+    return row_format(row_type<Acc, Element>());
   else
     return {};
 }
@@ -148,10 +148,10 @@ auto make_backward_call(const Q& q, const View& view, const KeyTensors& keys, co
   static_assert(fits, "gqa: lse is a tensor of float, or of double where keys and values are double");
   BackwardCall<Acc> call;
   Call<Acc>& forward = call.forward;
-  forward = begin_call<H, G, true>(q, view, extras);
+  forward = begin_call(request_of<H, G, true>(q, view, extras));
   check_batch(forward.batch, forward.kv);
   const QueryBatch& batch = forward.batch;
-  set_output(forward, writable(out));
+  set_output(forward, tensor_rows<Acc>(out));
   call.d_out_format = checked_rows<Acc>("d_out", d_out, batch.batch, batch.num_tokens, batch.num_heads,
                                         forward.kv.value_dim, call.d_out);
   if constexpr (fits) {
@@ -163,7 +163,7 @@ auto make_backward_call(const Q& q, const View& view, const KeyTensors& keys, co
   call.kv_offsets = keys.offsets;
   set_gradients(call, grads);
   forward.q_offsets = checked_q_offsets(extras.options, batch);
-  check_extents(forward, extras);
+  check_extents(forward);
   set_parameters(call, extras);
 
   const TensorMemory inputs[] = {{"q", as_view(packed(q))}, keys.k, keys.v, {"out", out}, {"lse", lse},

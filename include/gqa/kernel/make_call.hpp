@@ -1,112 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// From tensors and arguments to a checked call.
+// From what a caller asks for to a checked call.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <optional>
 
-#include "gqa/core/parallel.hpp"
-#include "gqa/core/ragged.hpp"
+#include "gqa/kernel/attend.hpp"
 #include "gqa/kernel/call.hpp"
-#include "gqa/kernel/extras.hpp"
-#include "gqa/kv/cache_concept.hpp"
-#include "gqa/kv/contiguous.hpp"
-#include "gqa/kv/kv_list.hpp"
-#include "gqa/kv/padded.hpp"
+#include "gqa/kernel/make_request.hpp"
 
 namespace gqa::detail {
 
-template <class X>
-inline constexpr bool is_ragged_of_scalars = false;
-template <class T>
-inline constexpr bool is_ragged_of_scalars<Ragged<T>> = Scalar<std::remove_const_t<T>>;
-template <class X>
-concept RaggedOfScalars = is_ragged_of_scalars<std::remove_cvref_t<X>>;
-
-/// What q may be, and what k and v may be.
-template <class X>
-concept RowsLike = ScalarTensor<X> || RaggedOfScalars<X>;
-
-template <RowsLike X>
-decltype(auto) packed(const X& x) {
-  if constexpr (RaggedLike<X>)
-    return (x.tensor);
-  else
-    return (x);
-}
-template <class X>
-using RowsScalar = std::remove_const_t<TensorScalar<decltype(packed(std::declval<const X&>()))>>;
-
-template <class T>
-TensorView<const T> read_only(const TensorView<T>& view) {
-  return view;
-}
-template <class T>
-TensorView<const T> read_only(const TensorView<const T>& view) {
-  return view;
-}
-
-/// Keys and values as a view: of tensors, or of packed sequences.
-template <class K, class V>
-auto as_kv(const K& k, const V& v) {
-  static_assert(RaggedLike<K> == RaggedLike<V>, "gqa: k and v are both ragged, or neither");
-  using T = TensorScalar<decltype(packed(k))>;
-  constexpr bool same_type = std::is_same_v<T, TensorScalar<decltype(packed(v))>>;
-  static_assert(same_type, "gqa: k and v hold the same type");
-  if constexpr (RaggedLike<K> != RaggedLike<V> || !same_type) {
-    return as_kv(k, k);  // the compiler has said enough
-  } else if constexpr (RaggedLike<K>) {
-    return ContiguousKV<T>(Ragged<const T>{read_only(k.tensor), k.offsets},
-                           Ragged<const T>{read_only(v.tensor), v.offsets});
-  } else {
-    return ContiguousKV<T>(read_only(as_view(k)), read_only(as_view(v)));
-  }
-}
-
-/// The static sizes that both sides give must agree; the compiler prints both with the failing assertion.
-template <Index Given, Index OfTheView>
-constexpr void check_static_kv_heads() {
-  static_assert(
-      Given == Dynamic || OfTheView == Dynamic || Given == OfTheView,
-      "gqa: num_kv_heads of attention differs from num_kv_heads of the cache (see Given and OfTheView)");
-}
-template <Index G, KVView View>
-constexpr void check_static_sizes() {
-  if constexpr (requires { View::static_num_kv_heads; })
-    check_static_kv_heads<G, View::static_num_kv_heads>();
-}
-
-/// The head map: the caller's grouping, or consecutive groups where that is null.
-inline HeadTable grouped_heads(Index num_q_heads, Index num_kv_heads, const HeadGrouping& grouping, Index H,
-                               Index G) {
-  GQA_CHECK(H == Dynamic || num_q_heads == H, std::invalid_argument,
-            "q: heads is " << num_q_heads << ", expected " << H);
-  GQA_CHECK(G == Dynamic || num_kv_heads == G, std::invalid_argument,
-            "k: heads is " << num_kv_heads << ", expected " << G);
-  GQA_CHECK(grouping.num_q_heads() == num_q_heads, std::invalid_argument,
-            "HeadGrouping: query heads is " << grouping.num_q_heads() << ", expected " << num_q_heads
-                                            << " as in q");
-  GQA_CHECK(
-      grouping.num_kv_heads() == num_kv_heads, std::invalid_argument,
-      "HeadGrouping: KV heads is " << grouping.num_kv_heads() << ", expected " << num_kv_heads << " as in k");
-  return grouping.table();
-}
-template <Index H, Index G>
-HeadTable head_table(Index num_q_heads, Index num_kv_heads, const HeadGrouping* grouping) {
-  if (grouping != nullptr) return grouped_heads(num_q_heads, num_kv_heads, *grouping, H, G);
-  const Heads<H, G> heads(num_q_heads, num_kv_heads);
-  return {heads.num_q_heads, heads.num_kv_heads, heads.group_size()};
-}
-
-/// The scale in the type that multiplies by it.
-template <class Acc>
-ScoreScale<Acc> checked_scale(const AttentionOptions& options, Index head_dim) {
-  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim)));
-  GQA_CHECK(std::abs(scale) <= static_cast<double>(std::numeric_limits<Acc>::max()), std::invalid_argument,
-            "scale is " << scale << ", expected a finite number"
-                        << (std::is_same_v<Acc, float> ? " as float" : ""));
-  return ScoreScale<Acc>(static_cast<Acc>(scale));
+/// Of calls that cut their work otherwise.
+inline void refuse_tuning(const AttentionOptions& options, const char* call) {
+  GQA_CHECK(options.tuning == Tuning{}, std::invalid_argument,
+            "tuning: given, expected none: " << call << " cuts its work in its own way");
 }
 
 /// How the work is cut, if that is said.
@@ -122,10 +31,36 @@ inline const Tuning& checked_tuning(const AttentionOptions& options) {
   check("tasks_per_thread", given.tasks_per_thread);
   return given;
 }
-/// Of calls that cut their work otherwise.
-inline void refuse_tuning(const AttentionOptions& options, const char* call) {
-  GQA_CHECK(options.tuning == Tuning{}, std::invalid_argument,
-            "tuning: given, expected none: " << call << " cuts its work in its own way");
+
+/// The head map: the caller's grouping, or consecutive groups where that is null. H and G are what q and k
+/// are to have.
+inline HeadTable head_table(Index num_q_heads, Index num_kv_heads, const HeadGrouping* grouping, Index H,
+                            Index G) {
+  GQA_CHECK(H == Dynamic || num_q_heads == H, std::invalid_argument,
+            "q: heads is " << num_q_heads << ", expected " << H);
+  GQA_CHECK(G == Dynamic || num_kv_heads == G, std::invalid_argument,
+            "k: heads is " << num_kv_heads << ", expected " << G);
+  if (grouping == nullptr) {
+    const Heads<> heads(num_q_heads, num_kv_heads);
+    return {heads.num_q_heads, heads.num_kv_heads, heads.group_size()};
+  }
+  GQA_CHECK(grouping->num_q_heads() == num_q_heads, std::invalid_argument,
+            "HeadGrouping: query heads is " << grouping->num_q_heads() << ", expected " << num_q_heads
+                                            << " as in q");
+  GQA_CHECK(grouping->num_kv_heads() == num_kv_heads, std::invalid_argument,
+            "HeadGrouping: KV heads is " << grouping->num_kv_heads() << ", expected " << num_kv_heads
+                                         << " as in k");
+  return grouping->table();
+}
+
+/// The scale in the type that multiplies by it.
+template <class Acc>
+ScoreScale<Acc> checked_scale(const AttentionOptions& options, Index head_dim) {
+  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim)));
+  GQA_CHECK(std::abs(scale) <= static_cast<double>(std::numeric_limits<Acc>::max()), std::invalid_argument,
+            "scale is " << scale << ", expected a finite number"
+                        << (std::is_same_v<Acc, float> ? " as float" : ""));
+  return ScoreScale<Acc>(static_cast<Acc>(scale));
 }
 
 /// Where the queries of each sequence begin, if that is said.
@@ -145,14 +80,6 @@ inline std::span<const Index> checked_q_offsets(const AttentionOptions& options,
               "q_offset is " << offset << ", expected " << -max_position << " to " << max_position - tokens);
   }
   return options.q_offset ? std::span<const Index>(&*options.q_offset, 1) : options.q_offsets;
-}
-
-template <RowsLike Q>
-QueryBatch query_batch(const Q& q) {
-  const auto view = as_view(packed(q));
-  QueryBatch batch{view.batch, view.tokens, view.heads, view.dim};
-  if constexpr (RaggedLike<Q>) batch.offsets = q.offsets;
-  return batch;
 }
 
 /// Checks the sizes of q against those of a view.
@@ -187,10 +114,8 @@ RowState<Acc> checked_state(const OnlineSoftmax<Acc>* state, const char* name, c
 }
 
 /// The output of a call, checked.
-template <class Acc, class TO>
-void set_output(Call<Acc>& call, const TensorView<TO>& out) {
-  static_assert(std::is_same_v<Accumulator<TO>, Acc>,
-                "gqa: double goes with double only: q, k, v and out are all double, or none is");
+template <class Acc>
+void set_output(Call<Acc>& call, const TensorRows<Acc>& out) {
   const QueryBatch& q = call.batch;
   GQA_CHECK(out.batch == q.batch && out.tokens == q.num_tokens && out.heads == q.num_heads &&
                 out.dim == call.kv.value_dim,
@@ -198,49 +123,38 @@ void set_output(Call<Acc>& call, const TensorView<TO>& out) {
             "out: sizes are " << out.batch << " x " << out.tokens << " x " << out.heads << " x " << out.dim
                               << ", expected " << q.batch << " x " << q.num_tokens << " x " << q.num_heads
                               << " x " << call.kv.value_dim);
-  call.out = strided_rows(out);
-  if constexpr (std::is_same_v<Accumulator<TO>, Acc>) call.out_format = row_format<TO, Acc>();
+  call.out = out.rows;
+  call.out_format = row_format(out.type);
 }
 
-/// A call of queries `q` on `view` as far as tensors and extras say it, checked but for its output, lse and
-/// extents. It refers to all of them.
-template <Index H, Index G, bool Backward = false, RowsLike Q, KVView View, class E>
-auto begin_call(const Q& q, const View& view, const E& extras) {
-  static_assert(Backward || !E::has_gradients,
-                "gqa: sink_gradient_into and score_gradient_into belong to attention_backward");
-  using Acc = Accumulator<typename View::Scalar>;
-  using TQ = RowsScalar<Q>;
-  constexpr bool mixed = !std::is_same_v<Accumulator<TQ>, Acc>;
-  static_assert(!mixed, "gqa: double goes with double only: q, k, v and out are all double, or none is");
-  check_static_sizes<G, View>();
+/// A call as far as tensors and extras say it, checked but for its output, lse and extents.
+template <class Acc>
+Call<Acc> begin_call(const Request<Acc>& request) {
   Call<Acc> call;
-  call.kv = source_of(view);
-  call.batch = query_batch(q);
+  call.kv = request.kv;
+  call.batch = request.batch;
   call.num_seqs = call.batch.num_seqs();
-  call.heads = head_table<H, G>(call.batch.num_heads, call.kv.num_kv_heads, extras.grouping);
-  call.mask = source_of(extras.mask);
-  using Score = std::remove_cvref_t<decltype(extras.score)>;
-  if constexpr (!std::is_same_v<Score, ScoreChain<>>)
-    call.score = {&extras.score, [](const void* score, std::span<Acc> scores, const ScoreRow& at) {
-                    static_cast<const Score*>(score)->mod(scores, at);
-                  }};
+  call.heads = head_table(call.batch.num_heads, call.kv.num_kv_heads, request.grouping, request.num_q_heads,
+                          request.num_kv_heads);
+  call.mask = request.mask;
+  call.score = request.score;
   check_head_dim(call.batch, call.kv);
-  call.scale = checked_scale<Acc>(extras.options, call.batch.dim);
-  if (Backward)
-    refuse_tuning(extras.options, "attention_backward");
+  call.scale = checked_scale<Acc>(*request.options, call.batch.dim);
+  if (request.backward)
+    refuse_tuning(*request.options, "attention_backward");
   else
-    call.tuning = checked_tuning(extras.options);
-  call.sinks = extras.sinks;
-  call.q = strided_rows(as_view(packed(q)));
-  if constexpr (!mixed) call.q_format = row_format<TQ, Acc>();
+    call.tuning = checked_tuning(*request.options);
+  call.sinks = request.sinks;
+  call.q = request.q;
+  call.q_format = row_format(request.q_type);
   return call;
 }
 
 /// Lets the mask, the score function and the sinks refuse sequences they have no answer for, or parameters
 /// that the type of the scores does not hold. `keys(seq)` is where the keys of a sequence are, `queries(seq,
 /// end)` where its queries, of keys that end there.
-template <class Acc, class E>
-void check_extents(const Call<Acc>& call, const E& extras, FunctionRef<Range(Index)> keys,
+template <class Acc>
+void check_extents(const Call<Acc>& call, FunctionRef<Range(Index)> keys,
                    FunctionRef<Range(Index, Index)> queries) {
   AttentionExtent extent{.num_seqs = call.num_seqs,
                          .num_q_heads = call.heads.num_q_heads,
@@ -253,42 +167,47 @@ void check_extents(const Call<Acc>& call, const E& extras, FunctionRef<Range(Ind
   for (Index seq = 0; seq < call.num_seqs; ++seq) {
     extent.kv = keys(seq);
     extent.q = queries(seq, extent.kv.end);
-    check_mask(extras.mask, extent);
-    if constexpr (requires { extras.score.check(extent); }) extras.score.check(extent);
-    if (extras.sinks != nullptr) extras.sinks->check(extent);
+    if (call.mask.calls->check != nullptr) call.mask.calls->check(call.mask.mask, extent);
+    if (call.score.check != nullptr) call.score.check(call.score.score, extent);
+    if (call.sinks != nullptr) call.sinks->check(extent);
   }
 }
-template <class Acc, class E>
-void check_extents(const Call<Acc>& call, const E& extras) {
-  check_extents(
-      call, extras, [&](Index seq) { return call.kv.retained(seq).hull(); },
+template <class Acc>
+void check_extents(const Call<Acc>& call) {
+  check_extents<Acc>(
+      call, [&](Index seq) { return call.kv.retained(seq).hull(); },
       [&](Index seq, Index end) { return call.queries(seq, end).positions(); });
 }
 
-/// The same for queries at the end of each sequence, or where options say; without an output.
-template <Index H, Index G, RowsLike Q, KVView View, class E>
-auto make_call(const Q& q, const View& view, const E& extras) {
-  auto call = begin_call<H, G>(q, view, extras);
+/// A call without an output: queries at the end of each sequence, or where options say.
+template <class Acc>
+Call<Acc> checked_call(const Request<Acc>& request) {
+  Call<Acc> call = begin_call(request);
   check_batch(call.batch, call.kv);
-  call.q_offsets = checked_q_offsets(extras.options, call.batch);
-  check_extents(call, extras);
+  call.q_offsets = checked_q_offsets(*request.options, call.batch);
+  check_extents(call);
   return call;
 }
 
 /// With one.
-template <Index H, Index G, RowsLike Q, KVView View, class TO, class E>
-auto make_call(const Q& q, const View& view, const TensorView<TO>& out, const E& extras) {
-  using Acc = Accumulator<typename View::Scalar>;
-  auto call = begin_call<H, G>(q, view, extras);
+template <class Acc>
+Call<Acc> checked_call(const Request<Acc>& request, const Results<Acc>& results) {
+  Call<Acc> call = begin_call(request);
   check_batch(call.batch, call.kv);
-  set_output(call, out);
-  if (const auto lse = lse_rows<Acc>(extras))
-    call.lse = checked_lse(*lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);
-  call.keep = checked_state<Acc>(given_state<Acc>(extras.state), "state_into", call);
-  call.resume = checked_state<Acc>(given_state<Acc>(extras.resumed), "resume", call);
-  call.q_offsets = checked_q_offsets(extras.options, call.batch);
-  check_extents(call, extras);
+  set_output(call, results.out);
+  if (results.lse != nullptr)
+    call.lse = checked_lse(*results.lse, call.batch.batch, call.batch.num_tokens, call.batch.num_heads);
+  call.keep = checked_state(results.keep, "state_into", call);
+  call.resume = checked_state(results.resume, "resume", call);
+  call.q_offsets = checked_q_offsets(*request.options, call.batch);
+  check_extents(call);
   return call;
+}
+
+/// A call without an output of queries `q` on `view`.
+template <Index H, Index G, RowsLike Q, KVView View, class E>
+auto make_call(const Q& q, const View& view, const E& extras) {
+  return checked_call(request_of<H, G>(q, view, extras));
 }
 
 /// Calls `use(workspace)` with the one that options name, or one of its own.
@@ -298,19 +217,5 @@ decltype(auto) with_workspace(const AttentionOptions& options, Use&& use) {
   Workspace own;
   return use(own);
 }
-
-inline namespace GQA_EIGEN_MEMORY {
-
-/// A new tensor of q's element type for the result: packed like a ragged q, else of q's rank and layout.
-template <RowsLike Q>
-auto make_result(const Q& q, Index value_dim) {
-  using T = RowsScalar<Q>;
-  if constexpr (RaggedLike<Q>)
-    return Tensor3<T>(q.tensor.tokens, q.tensor.heads, value_dim);
-  else
-    return make_output<T>(q, value_dim);
-}
-
-}  // namespace GQA_EIGEN_MEMORY
 
 }  // namespace gqa::detail

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "gqa/kernel/attend.hpp"
+#include "gqa/kernel/make_call.hpp"
 #include "gqa/kernel/worker.hpp"
 
 namespace gqa::detail {
@@ -70,13 +71,16 @@ CallKernels<Acc> call_kernels(const Call<Acc>& call) {
 }
 
 template <class Acc>
-Index call_bytes(const Call<Acc>& call, Index num_threads, Workspace& workspace) {
-  Plan& plan = workspace.plan();
-  const Index block_rows = plan_call(call, num_threads, plan);
-  if (plan.items.empty()) return workspace.bytes();
-  Arena measure;
-  CallMemory<Acc>(measure, call, call_kernels(call), plan, block_rows);
-  return workspace.bytes_with(measure.used());
+Index call_bytes(const Request<Acc>& request, Index num_threads) {
+  const Call<Acc> call = checked_call(request);
+  return with_workspace(*request.options, [&](Workspace& workspace) {
+    Plan& plan = workspace.plan();
+    const Index block_rows = plan_call(call, num_threads, plan);
+    if (plan.items.empty()) return workspace.bytes();
+    Arena measure;
+    CallMemory<Acc>(measure, call, call_kernels(call), plan, block_rows);
+    return workspace.bytes_with(measure.used());
+  });
 }
 
 template <class Acc>
@@ -112,6 +116,12 @@ void attend(const ExecutorRef& executor, const Call<Acc>& call, Workspace& works
     work(0);
   else
     executor.parallel_for(plan.num_workers, work);
+}
+
+template <class Acc>
+void attend(const ExecutorRef& executor, const Request<Acc>& request, const Results<Acc>& results) {
+  const Call<Acc> call = checked_call(request, results);
+  with_workspace(*request.options, [&](Workspace& workspace) { attend(executor, call, workspace); });
 }
 
 }  // namespace gqa::detail

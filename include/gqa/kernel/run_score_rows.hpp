@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <limits>
 
 #include "gqa/kernel/score_block.hpp"
@@ -11,70 +12,99 @@
 
 namespace gqa::detail {
 
-/// One thread's part: the worker's own products, a softmax for its maximum and sum alone, then the products
-/// again, which are P = e^(S - lse) with it. Nothing is kept but one chunk of scores.
+/// The keys of a source without its values: no dims of them are read.
+inline KVSource keys_alone(KVSource source) {
+  source.value_dim = 0;
+  return source;
+}
+
+/// One thread's part: the worker's own products and softmax, for the scores, the maximum and the sum of each
+/// row, and then P = e^(S - lse) of them. Meanwhile the scores of the first chunks stay where they are and
+/// those of the others where their probabilities go, or they are computed once more where some go nowhere.
 template <class Acc>
 class ScoreRowsWorker {
  public:
   ScoreRowsWorker(Arena& arena, const Call<Acc>& call, const CallKernels<Acc>& kernels,
-                  const RowsWanted<Acc>& wanted, Index max_rows)
+                  const RowsWanted<Acc>& wanted, Index max_rows, Index num_chunks, Index most_kept)
       : call_(call),
         kernels_(kernels),
         gradients_(simd::gradient_kernels<Acc>(kernels.set)),
         wanted_(wanted),
+        most_kept_(most_kept),
+        keys_(keys_alone(call.kv)),
         queries_(arena, call, max_rows, false),
-        scores_(arena, call, kernels, max_rows),
+        scores_(arena, call, kernels, max_rows, most_kept + 1),
+        seen_(arena.take<Range>(num_chunks)),
+        rows_(arena.take<Acc*>(max_rows)),
         mask_memory_(arena.take<std::byte>(call.mask.bytes(call.heads.group_size))),
         total_(arena, max_rows, 0),
         block_(arena, max_rows, 0),
-        chunk_(arena, call.kv, kernels) {}
+        chunk_(arena, keys_, kernels) {}
 
   void run(const WorkItem& work) {
     if (call_.heads.size(work.kv_head) == 0) return;
     const Item<Acc> item(call_, work, mask_memory_);
     const Block block = item.block(0, item.tokens.size());
     queries_.pack(item, block);
-    if (wanted_.probabilities) sum_up(work, item, block);
-    for_chunks(
-        item, block, [&] { tell_chunk(work, item, block); },
-        [&](Range keys) {
-          for (Index row = 0; row < block.rows; ++row) wanted_.tell(work, item, row, keys, {});
-        });
-  }
-
- private:
-  /// Calls f with the scores of each chunk that the block sees something of, and `unseen` for the others.
-  template <class F, class Unseen>
-  void for_chunks(const Item<Acc>& item, const Block& block, F&& f, Unseen&& unseen) {
-    const Range hull = item.retained.hull(), bounds = item.mask.bounds(block.positions);
-    for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
-      chunk_.begin(chunk);
-      const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
-      if (intersect(keys, bounds).empty() || !scores_.look(item, block, chunk_.begin())) {
-        unseen(intersect(keys, hull));
-        continue;
-      }
-      for (Index t = scores_.seen().first_tile; t <= scores_.seen().last_tile; ++t) {
-        const Index begin = chunk_.begin() + t * tile_keys;
-        if (scores_.seen().tiles[t] == Coverage::none) continue;
-        for_common(item.retained, {begin, begin + tile_keys},
-                   [&](Range read) { chunk_.read(item.seq, item.kv_head, read, block.rows); });
-      }
-      scores_.multiply_keys(queries_, block, chunk_);
-      f();
+    all_placed_ = true;
+    for (Index row = 0; row < block.rows; ++row) {
+      rows_[row] = wanted_.place(work, item, row);
+      all_placed_ &= rows_[row] != nullptr;
+    }
+    const Range hull = item.retained.hull();
+    Range told = {hull.begin, hull.begin};
+    kept_ = 0;
+    if (wanted_.probabilities) {
+      told.end = sum_up(work, item, block);
+      tell(work, item, block, told, 0, kept_);
+    }
+    while (told.end < hull.end) {
+      const Index chunk = told.end / chunk_keys;
+      told = {told.end, std::min((chunk + 1) * chunk_keys, hull.end)};
+      tell(work, item, block, told, kept_, score(item, block, chunk) ? 1 : 0);
     }
   }
 
-  /// The maximum and the sum of each row.
-  void sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
+ private:
+  /// The scores of a chunk, behind those that stay; false where the block sees nothing of it.
+  bool score(const Item<Acc>& item, const Block& block, Index chunk) {
+    chunk_.begin(chunk);
+    const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
+    if (intersect(keys, item.mask.bounds(block.positions)).empty() ||
+        !scores_.look(item, block, chunk_.begin()))
+      return false;
+    for (Index t = scores_.seen().first_tile; t <= scores_.seen().last_tile; ++t) {
+      const Index begin = chunk_.begin() + t * tile_keys;
+      if (scores_.seen().tiles[t] == Coverage::none) continue;
+      for_common(item.retained, {begin, begin + tile_keys},
+                 [&](Range read) { chunk_.read(item.seq, item.kv_head, read, block.rows); });
+    }
+    scores_.work_in(std::min(kept_, most_kept_));
+    scores_.multiply_keys(queries_, block, chunk_);
+    scores_.softmax(item, block, block_, true);
+    seen_[kept_] = intersect(item.retained.hull(), shifted(scores_.seen().columns(), chunk_.begin()));
+    return true;
+  }
+
+  /// The maximum and the sum of each row. Returns the first key that there are scores of no more.
+  Index sum_up(const WorkItem& work, const Item<Acc>& item, const Block& block) {
     total_.clear(block.rows);
-    for_chunks(
-        item, block,
-        [&] {
-          scores_.softmax(item, block, block_);
-          total_.merge(block_, block.rows, kernels_.rows);
-        },
-        [](Range) {});
+    const Range hull = item.retained.hull();
+    Index end = hull.end;
+    for (Index chunk = hull.begin / chunk_keys; chunk * chunk_keys < hull.end; ++chunk) {
+      if (!score(item, block, chunk)) continue;
+      total_.merge(block_, block.rows, kernels_.rows);
+      if (kept_ >= most_kept_ && !all_placed_) {
+        end = std::min(end, chunk_.begin());
+        continue;
+      }
+      if (kept_ >= most_kept_)
+        for (Index row = 0; row < block.rows; ++row) {
+          const Acc* scores = scores_.row(row) + seen_[kept_].begin % chunk_keys;
+          std::copy(scores, scores + seen_[kept_].size(), at(item, row, seen_[kept_].begin));
+        }
+      ++kept_;
+    }
     for (Index row = 0; row < block.rows; ++row) {
       if (call_.sinks != nullptr) {
         block_.from(row).see_one(static_cast<Acc>((*call_.sinks)(item.q_head(row))), 1);
@@ -82,51 +112,70 @@ class ScoreRowsWorker {
       }
       wanted_.tell_lse(work, item, row, lse_of(total_.max[row], total_.sum[row]));
     }
+    return end;
   }
 
-  void tell_chunk(const WorkItem& work, const Item<Acc>& item, const Block& block) {
-    const Index begin = scores_.seen().chunk_begin;
-    const Range there = intersect(item.retained.hull(), {begin, begin + chunk_keys});
-    const Range columns = shifted(there, -begin);
-    for (Index i = 0; i < block.rows; ++i) {
-      Acc* row = scores_.row(i);
-      if (call_.score)
-        scores_.modify(item, block, i);
-      else
-        kernels_.rows.scale(row + columns.begin, columns.size(), call_.scale.size);
-      hide(i, row);
-      if (wanted_.probabilities)
-        gradients_.probabilities({.scores = row + columns.begin,
-                                  .stride = 0,
-                                  .rows = 1,
-                                  .columns = columns.size(),
-                                  .max = total_.max + i,
-                                  .sum = total_.sum + i});
-      wanted_.tell(work, item, i, there, {row + columns.begin, static_cast<std::size_t>(columns.size())});
+  Acc* at(const Item<Acc>& item, Index row, Index position) const {
+    return rows_[row] + (position - item.retained.hull().begin);
+  }
+
+  /// The keys `all` of every row, of which there are scores of `count` chunks, from number `first` on. A row
+  /// at a time: it is written in one stream.
+  void tell(const WorkItem& work, const Item<Acc>& item, const Block& block, Range all, Index first,
+            Index count) {
+    for (Index row = 0; row < block.rows; ++row) {
+      Range unseen = {all.begin, all.begin};
+      for (Index number = first; number < first + count; ++number) {
+        unseen.end = seen_[number].begin;
+        tell_unseen(work, item, row, unseen);
+        tell_scores(work, item, row, number);
+        unseen.begin = seen_[number].end;
+      }
+      unseen.end = all.end;
+      tell_unseen(work, item, row, unseen);
     }
   }
 
-  /// -inf where row i of the block does not see.
-  void hide(Index i, Acc* row) const {
-    constexpr Acc nothing = -std::numeric_limits<Acc>::infinity();
-    const SeenKeys& seen = scores_.seen();
-    for (Index t = 0; t < chunk_tiles; ++t) {
-      const bool some = seen.first_tile <= t && t <= seen.last_tile;
-      const std::uint64_t word = some ? seen.word(i, t) : 0;
-      Acc* tile = row + t * tile_keys;
-      if (word == 0)
-        std::fill_n(tile, tile_keys, nothing);
-      else if (word != ~std::uint64_t{0})
-        for (Index j = 0; j < tile_keys; ++j) tile[j] = (word >> j & 1) != 0 ? tile[j] : nothing;
-    }
+  void tell_scores(const WorkItem& work, const Item<Acc>& item, Index row, Index number) {
+    const Range keys = seen_[number];
+    const bool placed = rows_[row] != nullptr;
+    scores_.work_in(std::min(number, most_kept_));
+    Acc* scores = scores_.row(row) + keys.begin % chunk_keys;
+    Acc* values = placed ? at(item, row, keys.begin) : scores;
+    if (number >= most_kept_ && all_placed_ && wanted_.probabilities) scores = values;
+    if (wanted_.probabilities)
+      gradients_.probabilities({.scores = scores,
+                                .p = values,
+                                .columns = keys.size(),
+                                .max = total_.max[row],
+                                .sum = total_.sum[row]});
+    else if (placed)
+      std::copy(scores, scores + keys.size(), values);
+    if (!placed) wanted_.tell(work, item, row, keys, {values, static_cast<std::size_t>(keys.size())});
+  }
+
+  void tell_unseen(const WorkItem& work, const Item<Acc>& item, Index row, Range keys) {
+    if (keys.empty()) return;
+    if (rows_[row] == nullptr)
+      wanted_.tell(work, item, row, keys, {});
+    else if (wanted_.probabilities)
+      std::memset(at(item, row, keys.begin), 0, static_cast<std::size_t>(keys.size()) * sizeof(Acc));
+    else
+      std::fill_n(at(item, row, keys.begin), keys.size(), -std::numeric_limits<Acc>::infinity());
   }
 
   const Call<Acc>& call_;
   const CallKernels<Acc>& kernels_;
   const simd::GradientKernels<Acc>& gradients_;
   const RowsWanted<Acc>& wanted_;
+  Index most_kept_;
+  KVSource keys_;
   PackedQueries<Acc> queries_;
   ScoreBlock<Acc> scores_;
+  Range* seen_;  // keys of each chunk that there are scores of
+  Acc** rows_;   // where each row goes, or null
+  bool all_placed_ = false;
+  Index kept_ = 0;  // chunks whose scores stay until they are told
   std::byte* mask_memory_;
   RowState<Acc> total_, block_;  // without outputs
   Chunk<Acc> chunk_;
@@ -137,17 +186,23 @@ void score_rows(const ExecutorRef& executor, const Call<Acc>& call, std::span<co
                 const RowsWanted<Acc>& wanted, Workspace& workspace) {
   if (items.empty()) return;
   const Index num_items = static_cast<Index>(items.size());
-  const Index max_rows = score_rows_tokens(call) * call.heads.group_size;
+  Index max_rows = 0, num_chunks = 0;
+  for (const WorkItem& work : items) {
+    max_rows = std::max(max_rows, work.q.size() * call.heads.group_size);
+    num_chunks = std::max(num_chunks, ceil_div(work.kv.end, chunk_keys) - work.kv.begin / chunk_keys);
+  }
+  const Index most_kept =
+      wanted.probabilities ? std::min(num_chunks, tuning::kept_chunks(max_rows, sizeof(Acc))) : 0;
   const Index num_workers =
       std::clamp<Index>(executor.num_threads, 1, std::min(num_items, tuning::most_threads));
   const CallKernels<Acc> kernels(*call.kv.format, false, isa());
   Arena measure;
-  ScoreRowsWorker<Acc>(measure, call, kernels, wanted, max_rows);
+  ScoreRowsWorker<Acc>(measure, call, kernels, wanted, max_rows, num_chunks, most_kept);
   std::byte* memory = workspace.reserve(checked_mul(measure.used(), num_workers, "workspace"));
   std::atomic<Index> next{0};
   const auto work = [&](Index index) {
     Arena own(memory + index * measure.used());
-    ScoreRowsWorker<Acc> worker(own, call, kernels, wanted, max_rows);
+    ScoreRowsWorker<Acc> worker(own, call, kernels, wanted, max_rows, num_chunks, most_kept);
     for (Index i = next++; i < num_items; i = next++) worker.run(items[static_cast<std::size_t>(i)]);
   };
   if (num_workers == 1)

@@ -28,14 +28,18 @@ class MatrixScope {
   simd::MatrixUnit unit_;
 };
 
-/// The scores of one block and one chunk at a time, and what they turn into.
+/// The scores of one block and one chunk at a time, and what they turn into. There may be places for several
+/// chunks, in one of which it works.
 template <class Acc>
 class ScoreBlock {
  public:
-  ScoreBlock(Arena& arena, const Call<Acc>& call, const CallKernels<Acc>& kernels, Index max_rows)
+  ScoreBlock(Arena& arena, const Call<Acc>& call, const CallKernels<Acc>& kernels, Index max_rows,
+             Index num_places = 1)
       : call_(call),
         kernels_(kernels),
-        scores_(arena.take<Acc>(max_rows, stride)),
+        place_size_(checked_mul(max_rows, stride, "workspace")),
+        places_(arena.take<Acc>(num_places, place_size_)),
+        scores_(places_),
         words_(arena.take<std::uint64_t>(max_rows, chunk_tiles)) {}
 
   /// Finds out what the block sees of the chunk; false where that is nothing.
@@ -46,6 +50,7 @@ class ScoreBlock {
   }
   const SeenKeys& seen() const { return seen_; }
   Acc* row(Index i) const { return scores_ + i * stride; }
+  void work_in(Index place) { scores_ = places_ + place * place_size_; }
 
   /// scores = Q K^T, a tile at a time; of partly masked tiles only the columns somebody sees.
   void multiply_keys(const PackedQueries<Acc>& queries, const Block& block, Chunk<Acc>& chunk) {
@@ -78,15 +83,16 @@ class ScoreBlock {
   }
 
   /// p = e^(s - max) of every row, where scores are scaled and functions of them applied on the way; max and
-  /// sum to `state`.
-  void softmax(const Item<Acc>& item, const Block& block, const RowState<Acc>& state) {
+  /// sum to `state`. Or nothing but that, and scores that are done stay: -inf where a row does not see.
+  void softmax(const Item<Acc>& item, const Block& block, const RowState<Acc>& state,
+               bool keep_scores = false) {
     if (!call_.score) {
-      softmax_rows(0, block.rows, call_.scale.size, state);
+      softmax_rows(0, block.rows, call_.scale.size, state, keep_scores);
       return;
     }
     for (Index i = 0; i < block.rows; ++i) {
       modify(item, block, i);
-      softmax_rows(i, 1, 1, state);  // while the row is in the first-level cache
+      softmax_rows(i, 1, 1, state, keep_scores);  // while the row is in the first-level cache
     }
   }
 
@@ -124,6 +130,14 @@ class ScoreBlock {
     products.clear();
   }
 
+ private:
+  static constexpr Index stride = tuning::score_stride;
+
+  /// What is read after `depth` rows of b, where that does not stand behind them; else null.
+  static const void* next_read(const Operand<Acc>& b, Index depth, const Operand<Acc>& then) {
+    return then.data == b.at(round_up(depth, b.group), 0) ? nullptr : then.data;
+  }
+
   /// scale -> soft-cap -> bias, on the scores of a row of the block that are seen and no others.
   void modify(const Item<Acc>& item, const Block& block, Index i) {
     seen_.for_seen_runs(i, [&](Range columns) {
@@ -133,15 +147,7 @@ class ScoreBlock {
     });
   }
 
- private:
-  static constexpr Index stride = tuning::score_stride;
-
-  /// What is read after `depth` rows of b, where that does not stand behind them; else null.
-  static const void* next_read(const Operand<Acc>& b, Index depth, const Operand<Acc>& then) {
-    return then.data == b.at(round_up(depth, b.group), 0) ? nullptr : then.data;
-  }
-
-  void softmax_rows(Index first, Index rows, Acc scale, const RowState<Acc>& state) {
+  void softmax_rows(Index first, Index rows, Acc scale, const RowState<Acc>& state, bool keep_scores) {
     const Range columns = seen_.columns();
     const Index rows_per_mask = seen_.whole ? 1 : seen_.rows_per_mask;
     kernels_.rows.softmax(
@@ -155,7 +161,8 @@ class ScoreBlock {
          .rows_per_mask = rows_per_mask,
          .max = state.max + first,
          .sum = state.sum + first,
-         .pack_pairs = kernels_.dot});
+         .pack_pairs = kernels_.dot,
+         .keep_scores = keep_scores});
   }
 
   /// The products of one block's weights with a chunk's values, the first of which begins the sums.
@@ -243,7 +250,9 @@ class ScoreBlock {
 
   const Call<Acc>& call_;
   const CallKernels<Acc>& kernels_;
-  Acc* scores_;
+  Index place_size_;
+  Acc* places_;
+  Acc* scores_;  // of the place it works in
   std::uint64_t* words_;
   SeenKeys seen_;
 };

@@ -5,6 +5,7 @@
 #include "gqa/core/parallel.hpp"
 #include "gqa/kernel/call.hpp"
 #include "gqa/kernel/item.hpp"
+#include "gqa/kernel/make_call.hpp"
 #include "gqa/kernel/workspace.hpp"
 
 namespace gqa::detail {
@@ -13,6 +14,8 @@ namespace gqa::detail {
 template <class Acc>
 struct RowsWanted {
   bool probabilities = false;
+  /// Where the values of a row of the item go, from its first retained key on, or null: they are told.
+  FunctionRef<Acc*(const WorkItem& work, const Item<Acc>& item, Index row)> place;
   /// Part of a row: the row of the item, its keys, and their values, or none of those where nothing is seen.
   /// All that is retained is told once, in ascending order.
   FunctionRef<void(const WorkItem& work, const Item<Acc>& item, Index row, Range keys, std::span<const Acc>)>

@@ -95,18 +95,17 @@ struct SoftmaxBlock {
   Acc* max;                   // out, largest * scale; -inf where no entry counts
   Acc* sum;                   // out
   bool pack_pairs;            // write p as bfloat16 over the front of its row, for the bf16 dot product
+  bool keep_scores = false;   // write s * scale in place of p, -inf where it is masked
 };
 
-/// Probabilities of a block of scores in place, row by row: p = e^(s - max) / sum, of scores that are scaled.
+/// Probabilities of a row of scores, in place or elsewhere: p = e^(s - max) / sum, of scores that are scaled.
 /// Entries of -inf become exactly 0, whatever the sum; so does every one where the sum is 0.
 template <class Acc>
-struct ProbabilityBlock {
-  Acc* scores;
-  Index stride;
-  Index rows;
+struct ProbabilityRow {
+  const Acc* scores;
+  Acc* p;
   Index columns;
-  const Acc* max;
-  const Acc* sum;
+  Acc max, sum;
 };
 
 /// From a block of scores and of the loss's gradients by the probabilities to the probabilities and its
@@ -188,7 +187,7 @@ struct ScoreKernels {
 /// What probabilities and gradients need, apart for the same reason.
 template <class Acc>
 struct GradientKernels {
-  void (*probabilities)(const ProbabilityBlock<Acc>&);
+  void (*probabilities)(const ProbabilityRow<Acc>&);
   void (*gradient)(const GradientBlock<Acc>&);
   Acc (*dot)(const Acc* x, const Acc* y, Index n);
   void (*soft_cap_slope)(const Acc* x, Acc* y, Index n, Acc cap);  // y = y * (1 - tanh(x / cap)^2)

@@ -69,8 +69,8 @@ GQA_INLINE Acc largest_of(const Acc* row, Index columns) {
   return max_lanes<Acc>(max_of(max_of(top[0], top[1]), max_of(top[2], top[3])));
 }
 
-/// row[j] = e^((row[j] - largest) * scale), or pairs of bfloat16 at its front; max and sum as in
-/// SoftmaxBlock.
+/// row[j] = e^((row[j] - largest) * scale), or pairs of bfloat16 at its front, or row[j] * scale; max and sum
+/// as in SoftmaxBlock.
 template <class Acc>
 GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc largest, Acc& max, Acc& total) {
   constexpr int L = lanes<Acc>;
@@ -85,12 +85,18 @@ GQA_INLINE void exponentials(const SoftmaxBlock<Acc>& block, Acc* row, Acc large
   const V factor = splat(to_base_2 < infinity ? to_base_2 : block.scale);
   V sum[2] = {V{}, V{}};
   for (Index j = 0; j < block.columns; j += 2 * L) {
-    V p[2];
+    V s[2], p[2];
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
       // Beside a weight of 1, those too small to count are 0.
-      p[u] = exp2_vec<Acc, true>((load_vec<V>(row + j + u * L) - origin) * factor);
+      s[u] = load_vec<V>(row + j + u * L);
+      p[u] = exp2_vec<Acc, true>((s[u] - origin) * factor);
       sum[u] += p[u];
+    }
+    if (block.keep_scores) {
+#pragma GCC unroll 2
+      for (int u = 0; u < 2; ++u) store_vec(row + j + u * L, s[u] * block.scale);
+      continue;
     }
     if constexpr (std::is_same_v<Acc, float>) {
       if (block.pack_pairs) {  // the write at 2 bytes an element never overtakes the read at 4
@@ -127,23 +133,19 @@ void softmax(const SoftmaxBlock<Acc>& block) {
 }
 
 template <class Acc>
-void probabilities(const ProbabilityBlock<Acc>& block) {
+void probabilities(const ProbabilityRow<Acc>& row) {
   using V = Vec<Acc>;
   constexpr int L = lanes<Acc>;
-  for (Index r = 0; r < block.rows; ++r) {
-    const Acc sum = block.sum[r], max = block.max[r];
-    const V inverse = splat(sum == Acc{0} ? Acc{0} : Acc{1} / sum);
-    const V origin = splat(max == -static_cast<Acc>(__builtin_inf()) ? Acc{0} : max);
-    const auto p = [&](V s) __attribute__((always_inline)) {
-      const V e = exp2_vec<Acc>((s - origin) * log2_e<Acc>);
-      return e == V{} ? V{} : e * inverse;
-    };
-    Acc* row = block.scores + r * block.stride;
-    Index j = 0;
-    for (; j + L <= block.columns; j += L) store_vec(row + j, p(load_vec<V>(row + j)));
-    if (j < block.columns)
-      store_some(row + j, p(load_some<Acc>(row + j, block.columns - j)), block.columns - j);
-  }
+  const V inverse = splat(row.sum == Acc{0} ? Acc{0} : Acc{1} / row.sum);
+  const V origin = splat(row.max == -static_cast<Acc>(__builtin_inf()) ? Acc{0} : row.max);
+  const auto p = [&](V s) __attribute__((always_inline)) {
+    const V e = exp2_vec<Acc>((s - origin) * log2_e<Acc>);
+    return e == V{} ? V{} : e * inverse;
+  };
+  Index j = 0;
+  for (; j + L <= row.columns; j += L) store_vec(row.p + j, p(load_vec<V>(row.scores + j)));
+  if (j < row.columns)
+    store_some(row.p + j, p(load_some<Acc>(row.scores + j, row.columns - j)), row.columns - j);
 }
 
 template <class Acc>
