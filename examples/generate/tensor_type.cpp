@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor_type.hpp"
 
+#include <Eigen/Core>
 #include <array>
 #include <bit>
 #include <cstring>
