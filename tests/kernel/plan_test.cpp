@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The planner as a pure function: whatever the sizes and threads, the items cover each query, head and key
 // once.
-#include "gqa/kernel/plan.hpp"
+#include "gqa/kernel/make_plan.hpp"
 
 #include <gtest/gtest.h>
 

@@ -4,7 +4,7 @@
 //   extras, options          what is said beside the tensors, sorted once
 //   make_request, request    puts tensors, views, masks and scores behind pointers: no types from here on
 //   make_call, call          checks all of it
-//   run_call, plan, tuning   memory, and items of work, by numbers that measurements chose
+//   run_call, make_plan      memory, and items of work, by numbers that measurements chose (tuning)
 //   worker, item             a thread's items: chunks of 512 keys, blocks of rows, merges
 //   chunk                    reads a chunk's tiles (kv/view.hpp) and makes operands of them
 //   score_block, seen_keys   Q K^T, softmax and P V of one block, where group_mask lets it see

@@ -6,6 +6,7 @@
 
 #include "gqa/kernel/attend.hpp"
 #include "gqa/kernel/make_call.hpp"
+#include "gqa/kernel/make_plan.hpp"
 #include "gqa/kernel/worker.hpp"
 
 namespace gqa::detail {

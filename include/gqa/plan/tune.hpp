@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "gqa/core/function_ref.hpp"
-#include "gqa/kernel/plan.hpp"
+#include "gqa/kernel/make_plan.hpp"
 #include "gqa/plan/trial_call.hpp"
 
 namespace gqa {
