@@ -100,6 +100,19 @@ TEST_P(Pool, RunsAsManyAtOnceAsItHasThreads) {
   EXPECT_EQ(late, 0);
 }
 
+TEST_P(Pool, WaitsForAHelperHoweverLongItsTaskTakes) {
+  const Index n = executor.num_threads();
+  std::atomic<Index> begun = 0, ended = 0;
+  const auto caller = std::this_thread::get_id();
+  executor.parallel_for(n, [&](Index) {
+    ++begun;
+    while (begun < n) std::this_thread::yield();  // each thread has one task
+    if (std::this_thread::get_id() != caller) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    ++ended;
+  });
+  EXPECT_EQ(ended, n);
+}
+
 TEST_P(Pool, AnExceptionReachesTheCallerAndThePoolGoesOn) {
   for (Index thrower = 0; thrower < 20; ++thrower) {
     std::atomic<int> finished{0};
