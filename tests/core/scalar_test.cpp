@@ -3,6 +3,7 @@
 #include "gqa/core/scalar.hpp"
 
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <bit>
 #include <cmath>

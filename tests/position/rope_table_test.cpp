@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <limits>
 #include <string>

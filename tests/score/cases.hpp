@@ -2,6 +2,7 @@
 // Every mask and every score function, each beside its formula written out again for the oracle.
 #pragma once
 
+#include <Eigen/Core>
 #include <cmath>
 #include <functional>
 #include <limits>

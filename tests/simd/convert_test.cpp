@@ -3,6 +3,7 @@
 // large sample to them, Eigen's conversions as the judge. The generic set is the twin of the others'
 // instructions.
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <bit>
 #include <cmath>

@@ -2,6 +2,7 @@
 // Products of rows in every instruction set: against a plain loop in double, with the same bits whatever
 // other rows there are, however the depth is cut and in every set that multiplies and adds in one rounding.
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <cmath>
 #include <limits>

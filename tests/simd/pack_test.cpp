@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Moving tiles about: every element lands in its place, padding is zero, nothing else is read or written.
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <cstdint>
 #include <cstring>

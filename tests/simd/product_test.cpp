@@ -2,6 +2,7 @@
 // The matrix product of every instruction set against a plain loop in double: every register tile, odd depths
 // and columns, pairs and dot products.
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <cmath>
 #include <cstdint>

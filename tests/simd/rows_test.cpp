@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax of a block, merge and tanh of every instruction set against their definitions in double.
 #include <gtest/gtest.h>
+#include <Eigen/Core>
 
 #include <bit>
 #include <cmath>
