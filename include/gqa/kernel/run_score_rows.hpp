@@ -46,6 +46,7 @@ class ScoreRowsWorker {
     const Item<Acc> item(call_, work, mask_memory_);
     const Block block = item.block(0, item.tokens.size());
     queries_.pack(item, block);
+    visible_ = item.mask.bounds(block.positions);
     all_placed_ = true;
     for (Index row = 0; row < block.rows; ++row) {
       rows_[row] = wanted_.place(work, item, row);
@@ -70,9 +71,7 @@ class ScoreRowsWorker {
   bool score(const Item<Acc>& item, const Block& block, Index chunk) {
     chunk_.begin(chunk);
     const Range keys = {chunk_.begin(), chunk_.begin() + chunk_keys};
-    if (intersect(keys, item.mask.bounds(block.positions)).empty() ||
-        !scores_.look(item, block, chunk_.begin()))
-      return false;
+    if (intersect(keys, visible_).empty() || !scores_.look(item, block, chunk_.begin())) return false;
     for (Index t = scores_.seen().first_tile; t <= scores_.seen().last_tile; ++t) {
       const Index begin = chunk_.begin() + t * tile_keys;
       if (scores_.seen().tiles[t] == Coverage::none) continue;
@@ -172,8 +171,9 @@ class ScoreRowsWorker {
   KVSource keys_;
   PackedQueries<Acc> queries_;
   ScoreBlock<Acc> scores_;
-  Range* seen_;  // keys of each chunk that there are scores of
-  Acc** rows_;   // where each row goes, or null
+  Range* seen_;    // keys of each chunk that there are scores of
+  Range visible_;  // bounds of what the block may see
+  Acc** rows_;     // where each row goes, or null
   bool all_placed_ = false;
   Index kept_ = 0;  // chunks whose scores stay until they are told
   std::byte* mask_memory_;

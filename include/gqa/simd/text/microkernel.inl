@@ -174,8 +174,7 @@ inline void strip(const Product& p, Index column, Index ahead) {
     const Streaming streaming{ahead + pass * step * steps, step};
     const bool prefetch = Vectors == tile_vectors && p.streaming;
     micros<Format, Vectors>[prefetch].of_rows[rows - 1](a_tile, p.a_stride, p.a_step, b, p.b_stride, p.depth,
-                                                        c_tile, p.c_stride, p.accumulate,
-                                                        prefetch ? streaming : Streaming{});
+                                                        c_tile, p.c_stride, p.accumulate, streaming);
     row += rows;
   }
 }
